@@ -1,0 +1,1 @@
+"""facezoo: a model zoo of face anonymizers."""
