@@ -1,0 +1,78 @@
+# facezoo: everything needs only Python 3.11-3.13, make and a package index.
+#   make demo      set up what is missing, run the demo (writes demo_out/)
+#   make test      set up what is missing, run the tests (without: slow, gpu, network)
+#   make test-all  the slow tests too
+#   make lint      ruff (rules and format) and mypy
+#   make wheel     dist/*.whl
+#   make clean     remove what make made
+# Variables: PYTHON=python3.12 (makes the environment), VENV=.venv, ARGS="-k keys" (for pytest),
+#   DEMO_ARGS (for facezoo demo).
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+DEMO_OUT ?= demo_out
+DEMO_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+# Stamps live in the environment, so that removing it removes them: a second run installs nothing.
+CREATED := $(VENV)/.facezoo-created
+INSTALLED := $(VENV)/.facezoo-installed
+INSTALLED_DEV := $(VENV)/.facezoo-installed-dev
+INPUTS := pyproject.toml constraints/cpu.txt
+
+.DELETE_ON_ERROR:
+.PHONY: help install dev demo test test-all lint format wheel clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+$(CREATED):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "facezoo needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# A torch that is already there is kept (it may be the right one for a GPU); otherwise the constraints choose it.
+constraints = $$($(BIN)/python -c 'import importlib.util as u; print("" if u.find_spec("torch") else "-c constraints/cpu.txt")')
+
+$(INSTALLED): $(CREATED) $(INPUTS)
+	$(PIP) install --quiet --disable-pip-version-check $(constraints) --editable .
+	@touch $@
+
+$(INSTALLED_DEV): $(CREATED) $(INPUTS)
+	$(PIP) install --quiet --disable-pip-version-check $(constraints) --editable '.[dev]'
+	@touch $(INSTALLED) $@
+
+install: $(INSTALLED)
+
+dev: $(INSTALLED_DEV)
+
+demo: $(INSTALLED)
+	$(BIN)/facezoo demo --output $(DEMO_OUT) $(DEMO_ARGS)
+
+test: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not network' $(ARGS)
+
+test-all: $(INSTALLED_DEV)
+	$(BIN)/python -m pytest -m 'not gpu and not network' $(ARGS)
+
+lint: $(INSTALLED_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+
+format: $(INSTALLED_DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(INSTALLED_DEV)
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls -l dist/*.whl
+
+# $(VENV) is removed only when make created it.
+clean:
+	rm -rf build dist demo_out .pytest_cache .mypy_cache .ruff_cache
+	find facezoo scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -e $(CREATED) ]; then echo "rm -rf $(VENV)"; rm -rf '$(VENV)'; fi
