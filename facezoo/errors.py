@@ -42,7 +42,8 @@ class FacezooError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        """Fold the message into one line."""
+        super().__init__(" ".join(str(message).splitlines()))
 
     @property
     def message(self) -> str:
