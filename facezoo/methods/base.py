@@ -1,0 +1,244 @@
+"""The interface that every method follows, classic or learned: same calls, same records.
+
+A method sees aligned faces, never a whole picture: cutting out and pasting back are done by `facezoo.faces`, with the
+soft face mask. So ``anonymize`` returns the *whole* crop changed, corners included.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facezoo.errors import InputError, KeyMaterialError
+from facezoo.methods.options import Options
+from facezoo.registry import reversible_methods
+
+if TYPE_CHECKING:
+    from facezoo.keys import Key
+
+__all__ = ["REFERENCE_SIZE", "FaceContext", "LearnedMethod", "Method", "Recovered", "check_faces"]
+
+REFERENCE_SIZE = 128
+"""Lengths in options are pixels of a crop of this side; a crop of side S uses them times S / 128.
+
+The crop is aligned to the template, so its side is a fixed multiple of the face: a length relative to the crop is a
+length relative to the face, and a face gets the same treatment at 60 and at 600 pixels.
+"""
+
+_RANGE_TOLERANCE = 1e-3
+"""Rounding in resampling and in half precision may leave [-1, 1] by this much; more is a picture in another range."""
+
+
+@dataclass(frozen=True)
+class FaceContext:
+    """Everything a method may use besides the pixels.
+
+    Attributes:
+        points: (B, 5, 2) x and y of eye, eye, nose, mouth corner, mouth corner as seen from left to right, in pixels
+            of the crop; None when unknown (the crop is then taken to follow the template exactly).
+        key: the key; None when none was given.
+        seed: for methods with chance and no key; the same seed gives the same result. Not a secret.
+        options: changes to the method's own options for this call, checked by its options dataclass.
+    """
+
+    points: np.ndarray[Any, np.dtype[Any]] | None = None
+    key: Key | None = None
+    seed: int = 0
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """Recovered faces.
+
+    Attributes:
+        faces: (B, 3, S, S) in [-1, 1].
+        verified: one entry a face: True or False where the method can tell that the key was right or wrong, None
+            where it cannot.
+    """
+
+    faces: Tensor
+    verified: list[bool | None]
+
+
+def check_faces(faces: Tensor, method: str = "this method", size: int | None = None) -> None:
+    """Refuse a batch that is not aligned faces in [-1, 1].
+
+    Args:
+        faces: to be checked; (B, 3, S, S), floating point. B = 0 is allowed.
+        method: name for the message.
+        size: the side S the method works at; None for any.
+
+    Raises:
+        InputError: another shape, type or range, or values that are not finite.
+    """
+    if not isinstance(faces, Tensor):
+        raise InputError(f"{method}: faces must be a torch tensor (B, 3, S, S), not {type(faces).__name__}")
+    if faces.ndim != 4 or faces.shape[1] != 3 or faces.shape[2] != faces.shape[3] or faces.shape[2] < 1:
+        raise InputError(f"{method}: faces must have the shape (B, 3, S, S), not {tuple(faces.shape)}")
+    if size is not None and faces.shape[-1] != size:
+        raise InputError(f"{method}: works on crops of {size} pixels, not {faces.shape[-1]}; align the faces at {size}")
+    if not faces.is_floating_point():
+        raise InputError(f"{method}: faces must be floating point in [-1, 1]; convert 8-bit x by x / 127.5 - 1")
+    if faces.numel():
+        low, high = (bound.item() for bound in torch.aminmax(faces.detach()))
+        # Written so that NaN, which compares false with everything, is refused too.
+        if not (low >= -1 - _RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):
+            raise InputError(f"{method}: faces must lie in [-1, 1], not in [{low:.4g}, {high:.4g}]")
+
+
+class Method(abc.ABC):
+    """A way to make faces anonymous.
+
+    Subclasses set the class attributes (they must equal the registry's entry) and define `anonymize`; reversible ones
+    also `recover`. No method changes its input tensors, and the result for a face depends on nothing but that face,
+    its points, the key or seed and the options: not on the rest of the batch.
+
+    Attributes:
+        name: as in the registry.
+        learned: whether it needs a checkpoint.
+        reversible: whether `recover` works.
+        uses_key: whether a key changes the result.
+        requires_key: whether it refuses to work without a key.
+        options_class: the dataclass of its options.
+        crop_size: side of the crops in pixels; None: any (the anonymizer then takes one near the face's own size).
+    """
+
+    name: ClassVar[str]
+    learned: ClassVar[bool] = False
+    reversible: ClassVar[bool] = False
+    uses_key: ClassVar[bool] = False
+    requires_key: ClassVar[bool] = False
+    options_class: ClassVar[type[Options]] = Options
+    crop_size: int | None = None
+
+    def __init__(self, options: Options | None = None) -> None:
+        """Keep the options.
+
+        Args:
+            options: of this method's `options_class`; None for the defaults.
+
+        Raises:
+            InputError: options of another method.
+        """
+        if options is None:
+            options = self.options_class()
+        if not isinstance(options, self.options_class):
+            raise InputError(
+                f"{self.name}: options must be a {self.options_class.__name__}, not {type(options).__name__}"
+            )
+        self.options = options
+
+    @abc.abstractmethod
+    def anonymize(self, faces: Tensor, context: FaceContext) -> Tensor:
+        """Make faces anonymous.
+
+        Args:
+            faces: (B, 3, S, S) in [-1, 1], aligned to the template; not changed.
+            context: key or seed, points, options of this call.
+
+        Returns:
+            (B, 3, S, S) in [-1, 1], of the same type and on the same device.
+
+        Raises:
+            InputError: faces, points or options that cannot be used.
+            KeyMaterialError: no key where one is needed.
+        """
+
+    def recover(self, faces: Tensor, context: FaceContext) -> Recovered:
+        """Bring faces back that `anonymize` made; irreversible methods refuse.
+
+        Args:
+            faces: (B, 3, S, S) in [-1, 1], cut out of the saved picture.
+            context: the key, points, options.
+
+        Returns:
+            The faces, and what is known about the key.
+
+        Raises:
+            InputError: this method destroys the face, or the faces cannot be used.
+            KeyMaterialError: no key where one is needed.
+        """
+        known = ", ".join(reversible_methods()) or "none is installed"
+        raise InputError(
+            f"{self.name} destroys the face, there is nothing to recover; reversible methods: {known} "
+            "(or keep the originals encrypted in the record with --seal)"
+        )
+
+    def align_for_recovery(
+        self,
+        crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor],
+        transforms: np.ndarray[Any, np.dtype[Any]],
+        context: FaceContext,
+    ) -> np.ndarray[Any, np.dtype[Any]]:
+        """Refine where the faces lie when a picture is recovered without its record. Returns them unchanged here.
+
+        Args:
+            crop: cuts faces out of the picture: transforms (B, 2, 3) -> faces (B, 3, S, S) in [-1, 1].
+            transforms: (B, 2, 3) picture -> crop, from the detector.
+            context: as for `recover`.
+
+        Returns:
+            (B, 2, 3) transforms to use.
+        """
+        return transforms
+
+    def resolve_options(self, context: FaceContext) -> Options:
+        """This method's options with the call's changes.
+
+        Raises:
+            UnknownNameError: the call names an option that does not exist.
+            InputError: a value of the wrong type or out of range.
+        """
+        return self.options.updated(context.options)
+
+    def options_record(self, context: FaceContext) -> dict[str, object]:
+        """What the picture's record says about the options: plain JSON values, no paths, no pictures, no secrets."""
+        return self.resolve_options(context).to_record()
+
+    def require_key(self, context: FaceContext) -> Key:
+        """The context's key.
+
+        Raises:
+            KeyMaterialError: there is none.
+        """
+        if context.key is None:
+            raise KeyMaterialError(f"{self.name} needs a key: give a passphrase or a key file")
+        return context.key
+
+
+class LearnedMethod(Method):
+    """A method with trained networks, made from a checkpoint folder.
+
+    What training needs (phases, networks, steps) is declared by the training module that the registry's entry names
+    under `training`; this class is what runs afterwards.
+    """
+
+    learned: ClassVar[bool] = True
+
+    @classmethod
+    @abc.abstractmethod
+    def from_checkpoint(cls, folder: Path, manifest: dict[str, Any]) -> Self:
+        """Load the networks.
+
+        Args:
+            folder: the checkpoint folder; every file in the manifest has been checked against its sha256.
+            manifest: the parsed ``manifest.json`` (docs/contracts.md).
+
+        Returns:
+            The method in evaluation mode on the CPU.
+
+        Raises:
+            CheckpointError: a network that does not fit exactly.
+        """
+
+    @abc.abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Move every network to a device. Returns the method itself."""

@@ -1,0 +1,398 @@
+"""The table of methods: which exist, what each can do, and where its class lives.
+
+Nothing here imports torch, and neither does reading the table: an entry names its class as ``"module:Class"`` and the
+module is imported when a method is made. That keeps ``facezoo list`` and ``facezoo --help`` fast.
+
+A method of one's own joins in one of three ways (docs/methods.md shows each):
+
+* ``@register_method("my_method", summary="...")`` over a class, in a module that the program imports;
+* ``add_method(MethodInfo(...))`` with the class named by a string, so that nothing heavy is imported;
+* an entry point of the group ``facezoo.methods`` in an installed package, which names a ``MethodInfo``: such a method
+  is also known to the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from facezoo.errors import FacezooError, InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from facezoo.methods.base import Method
+    from facezoo.methods.options import Options
+
+__all__ = [
+    "MethodInfo",
+    "add_method",
+    "create",
+    "list_methods",
+    "load_class",
+    "load_options_class",
+    "method_info",
+    "register_method",
+    "reversible_methods",
+    "unknown_name",
+    "unregister_method",
+]
+
+ENTRY_POINT_GROUP = "facezoo.methods"
+"""Installed packages announce their methods under this entry-point group."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
+_ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z")
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What is known about a method before its code is imported.
+
+    Attributes:
+        name: lower-case letters, digits and underscores; the part of a model's name before the dot.
+        summary: one line for ``facezoo list``.
+        entry: ``"module:Class"``, a subclass of `facezoo.methods.base.Method`.
+        options: ``"module:Class"`` of the frozen options dataclass, in a module that imports no torch; "" when the
+            method has no options of its own.
+        learned: whether it needs a checkpoint.
+        reversible: whether ``recover`` can bring the face back.
+        uses_key: whether a key changes the result.
+        requires_key: whether it refuses to work without a key.
+        source: paper, chapter or table that defines it.
+        status: "stable", or "experimental" for a method whose figures are not measured yet.
+        training: ``"module:Class"`` of the training module (phases, networks, steps) of a learned method; else "".
+    """
+
+    name: str
+    summary: str
+    entry: str
+    options: str = ""
+    learned: bool = False
+    reversible: bool = False
+    uses_key: bool = False
+    requires_key: bool = False
+    source: str = ""
+    status: Literal["stable", "experimental"] = "stable"
+    training: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an entry that could not be used later.
+
+        Raises:
+            InputError: a malformed name or entry, an empty summary, or flags that contradict each other.
+        """
+        if not _NAME.match(self.name):
+            raise InputError(
+                f"method name {self.name!r}: use lower-case letters, digits and underscores, beginning with a letter"
+            )
+        if not self.summary.strip():
+            raise InputError(f"method {self.name}: give a one-line summary")
+        for field_name, text, may_be_empty in (
+            ("entry", self.entry, False),
+            ("options", self.options, True),
+            ("training", self.training, True),
+        ):
+            if not (may_be_empty and text == "") and not _ENTRY.match(text):
+                raise InputError(f"method {self.name}: {field_name} must read 'package.module:Class', not {text!r}")
+        if self.requires_key and not self.uses_key:
+            raise InputError(f"method {self.name}: requires_key without uses_key; set both or neither")
+        if self.training and not self.learned:
+            raise InputError(f"method {self.name}: training is for learned methods; set learned=True or drop it")
+        if self.status not in ("stable", "experimental"):
+            raise InputError(f"method {self.name}: status must be 'stable' or 'experimental', not {self.status!r}")
+
+
+_CLASSICS = "facezoo.methods.classics"
+_KSAME = "facezoo.methods.ksame"
+
+_BUILT_IN: tuple[MethodInfo, ...] = (
+    MethodInfo(
+        name="black_box",
+        summary="cover the face with one colour",
+        entry=f"{_CLASSICS}.cover:BlackBox",
+        options=f"{_CLASSICS}.config:BlackBoxOptions",
+        source="book, section 3.1.1 (mask)",
+    ),
+    MethodInfo(
+        name="eye_bar",
+        summary="a bar over the eyes (weak: recognisers look at the whole face)",
+        entry=f"{_CLASSICS}.cover:EyeBar",
+        options=f"{_CLASSICS}.config:EyeBarOptions",
+        source="book, section 3.1.4.2 (black eye bar)",
+    ),
+    MethodInfo(
+        name="gaussian_blur",
+        summary="Gaussian blur, strength relative to the face",
+        entry=f"{_CLASSICS}.smooth:GaussianBlur",
+        options=f"{_CLASSICS}.config:GaussianBlurOptions",
+        source="book, section 3.1.1; Table 4.1 (r = 5, 20); Fig. 6.7 (sigma = 8)",
+    ),
+    MethodInfo(
+        name="identity_rotation",
+        summary="rotate the identity vector by an angle set by the key; the face stays natural and can be recovered",
+        entry="facezoo.methods.identity_rotation.method:IdentityRotation",
+        learned=True,
+        reversible=True,
+        uses_key=True,
+        requires_key=True,
+        source="book, chapter 6 (Cao et al., ICCV 2021)",
+        status="experimental",
+    ),
+    MethodInfo(
+        name="ksame_eigen",
+        summary="mean of the k most similar gallery faces, in eigenface space",
+        entry=f"{_KSAME}.method:KSameEigen",
+        options=f"{_KSAME}.config:KSameEigenOptions",
+        source="Newton, Sweeney, Malin 2005; book, section 3.1.2",
+    ),
+    MethodInfo(
+        name="ksame_pixel",
+        summary="mean of the k most similar gallery faces, pixel by pixel",
+        entry=f"{_KSAME}.method:KSamePixel",
+        options=f"{_KSAME}.config:KSamePixelOptions",
+        source="Newton, Sweeney, Malin 2005; book, section 3.1.2",
+    ),
+    MethodInfo(
+        name="low_resolution",
+        summary="shrink the face to a few pixels and enlarge it again",
+        entry=f"{_CLASSICS}.smooth:LowResolution",
+        options=f"{_CLASSICS}.config:LowResolutionOptions",
+        source="Ryoo et al.; book, section 5.4.5 and Table 5.1 (Blur 7x7, 19x19)",
+    ),
+    MethodInfo(
+        name="pixel_noise",
+        summary="Gaussian noise on every pixel of the face (weak: denoisers undo it)",
+        entry=f"{_CLASSICS}.noise:PixelNoise",
+        options=f"{_CLASSICS}.config:PixelNoiseOptions",
+        uses_key=True,
+        source="book, section 3.1.1; Tables 4.1 (10, 30), 5.1 (9, 49); Fig. 6.7 (15)",
+    ),
+    MethodInfo(
+        name="pixelation",
+        summary="mosaic of square cells, size relative to the face",
+        entry=f"{_CLASSICS}.smooth:Pixelation",
+        options=f"{_CLASSICS}.config:PixelationOptions",
+        source="book, section 3.1.1; Tables 4.1 (4x4, 8x8) and 5.1 (8x8, 16x16 at 256)",
+    ),
+)
+"""The methods of this package, by name. A new one is added here and nowhere else."""
+
+_METHODS: dict[str, MethodInfo] = {}
+_CLASSES: dict[str, type[Method]] = {}
+_plugins_loaded = False
+
+MethodClass = TypeVar("MethodClass", bound="type[Method]")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name that does not exist: the nearest names first, then the whole list.
+
+    Args:
+        kind: what was looked for, e.g. "method".
+        name: what was asked for.
+        known: every name that exists.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    return UnknownNameError(f"no {kind} is called {name!r}{hint} Known: {', '.join(names) or 'none'}")
+
+
+def add_method(info: MethodInfo) -> None:
+    """Enter a method in the table.
+
+    Raises:
+        InputError: the name is taken. Two methods under one name would make records ambiguous.
+    """
+    if info.name in _METHODS:
+        raise InputError(
+            f"method {info.name!r} is registered already ({_METHODS[info.name].entry}); choose another name"
+        )
+    _METHODS[info.name] = info
+
+
+def register_method(
+    name: str,
+    *,
+    summary: str,
+    options: str = "",
+    learned: bool = False,
+    reversible: bool = False,
+    uses_key: bool = False,
+    requires_key: bool = False,
+    source: str = "",
+    status: Literal["stable", "experimental"] = "experimental",
+    training: str = "",
+) -> Callable[[MethodClass], MethodClass]:
+    """Class decorator that enters a method of one's own in the table.
+
+    Arguments are those of `MethodInfo`; the entry is the decorated class.
+
+    Raises:
+        InputError: (when applied) the name is taken or an argument is malformed.
+    """
+
+    def enter(method_class: MethodClass) -> MethodClass:
+        info = MethodInfo(
+            name=name,
+            summary=summary,
+            entry=f"{method_class.__module__}:{method_class.__name__}",
+            options=options,
+            learned=learned,
+            reversible=reversible,
+            uses_key=uses_key,
+            requires_key=requires_key,
+            source=source,
+            status=status,
+            training=training,
+        )
+        _check_class(info, method_class)
+        add_method(info)
+        # The class itself is kept, because one that is defined inside a function cannot be found by its name.
+        _CLASSES[name] = method_class
+        return method_class
+
+    return enter
+
+
+def unregister_method(name: str) -> None:
+    """Take a method out of the table (for tests and for programs that replace a method on purpose).
+
+    Raises:
+        UnknownNameError: no such method.
+    """
+    method_info(name)
+    del _METHODS[name]
+    _CLASSES.pop(name, None)
+
+
+def list_methods() -> list[MethodInfo]:
+    """Every known method, sorted by name. Imports no torch, unless an installed plug-in does."""
+    _load_plugins()
+    return [_METHODS[name] for name in sorted(_METHODS)]
+
+
+def reversible_methods() -> list[str]:
+    """Names of the methods whose result can be recovered."""
+    return [info.name for info in list_methods() if info.reversible]
+
+
+def method_info(name: str) -> MethodInfo:
+    """The table's line for one method.
+
+    Raises:
+        UnknownNameError: no such method; the message lists the nearest names and all of them.
+    """
+    _load_plugins()
+    try:
+        return _METHODS[name]
+    except KeyError:
+        raise unknown_name("method", name, _METHODS) from None
+
+
+def load_class(name: str) -> type[Method]:
+    """Import a method's class (this imports torch).
+
+    Raises:
+        UnknownNameError: no such method.
+        FacezooError: its module cannot be imported, or the class contradicts the table.
+    """
+    info = method_info(name)
+    if name not in _CLASSES:
+        method_class = _load_entry(info, info.entry)
+        _check_class(info, method_class)
+        _CLASSES[name] = method_class
+    return _CLASSES[name]
+
+
+def load_options_class(name: str) -> type[Options]:
+    """Import a method's options dataclass; for the methods of this package that imports no torch.
+
+    Raises:
+        UnknownNameError: no such method.
+        FacezooError: the module cannot be imported.
+    """
+    from facezoo.methods.options import Options
+
+    info = method_info(name)
+    if not info.options:
+        return Options
+    options_class: type[Options] = _load_entry(info, info.options)
+    if not (isinstance(options_class, type) and issubclass(options_class, Options)):
+        raise FacezooError(f"method {name}: {info.options} must be a subclass of facezoo.methods.options.Options")
+    return options_class
+
+
+def create(name: str, **options: object) -> Method:
+    """Make a method that needs no checkpoint.
+
+    Args:
+        name: a name of `list_methods`.
+        **options: fields of the method's options dataclass, checked one by one.
+
+    Raises:
+        UnknownNameError: no such method, or no such option; the message lists those that exist.
+        InputError: an option out of range, or a learned method (which needs a checkpoint).
+    """
+    info = method_info(name)
+    if info.learned:
+        raise InputError(
+            f"method {name} is learned and needs a checkpoint: use facezoo.from_pretrained('{name}.<tag>') "
+            "or the folder of a trained model"
+        )
+    parsed = load_options_class(name).from_mapping(options)
+    return load_class(name)(parsed)
+
+
+def _load_entry(info: MethodInfo, entry: str) -> type:
+    module_name, _, attribute = entry.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise FacezooError(
+            f"method {info.name}: cannot import {module_name} ({error}); install what it needs"
+        ) from error
+    except AttributeError:
+        raise FacezooError(
+            f"method {info.name}: {module_name} has no {attribute}; its registry entry is wrong"
+        ) from None
+    return found  # type: ignore[no-any-return]  # whatever the entry names; the caller checks
+
+
+def _check_class(info: MethodInfo, method_class: object) -> None:
+    """Refuse a class that says other things about itself than the table, which is what users are shown."""
+    from facezoo.methods.base import Method
+
+    if not (isinstance(method_class, type) and issubclass(method_class, Method)):
+        raise FacezooError(f"method {info.name}: {info.entry} must be a subclass of facezoo.methods.base.Method")
+    for flag in ("name", "learned", "reversible", "uses_key", "requires_key"):
+        told, is_so = getattr(info, flag), getattr(method_class, flag)
+        if told != is_so:
+            raise FacezooError(
+                f"method {info.name}: the table says {flag}={told!r}, the class says {is_so!r}; make them agree"
+            )
+
+
+def _load_plugins() -> None:
+    """Read the entry points of installed packages, once. A broken plug-in is warned about and left out."""
+    global _plugins_loaded
+    if _plugins_loaded:
+        return
+    _plugins_loaded = True
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            info = point.load()
+            if not isinstance(info, MethodInfo):
+                raise InputError(f"{point.value} is not a facezoo.registry.MethodInfo")
+            add_method(info)
+        except Exception as error:  # a stranger's module may raise anything, and must not take `facezoo list` down
+            warnings.warn(f"facezoo: method plug-in {point.name!r} was left out: {error}", stacklevel=3)
+
+
+for _info in _BUILT_IN:
+    add_method(_info)
