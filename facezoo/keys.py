@@ -150,7 +150,8 @@ class Key:
 
     Attributes:
         kind: "passphrase", "key file", "raw bytes", "six digits" or "bits".
-        strength_bits: how many bits the key is worth **at best**: an attacker needs at most 2**strength_bits guesses.
+        strength_bits: how many bits the key is worth **at best**: somebody who knows how it was chosen needs
+            at most about 2**strength_bits guesses, and usually far fewer for a passphrase that a person thought up.
         strength_note: the same as a sentence, with what it means.
         advice: one line on how to get a better key; None where there is nothing to say.
 
@@ -419,9 +420,7 @@ class Key:
         """Seed for a random generator: whole number of 63 bits, 0 to 2**63 - 1."""
         return int.from_bytes(self._expand("seed", purpose, 8, b""), "little") >> 1
 
-    def uniform(
-        self, purpose: str, shape: int | tuple[int, ...], context: _Bytes = b""
-    ) -> NDArray[np.float32]:
+    def uniform(self, purpose: str, shape: int | tuple[int, ...], context: _Bytes = b"") -> NDArray[np.float32]:
         """Uniform numbers in [-1, 1), of the given shape, 24 bits each (all that float32 holds there), exact.
 
         Args:
@@ -506,6 +505,10 @@ class Key:
     def seal_key(self, salt: _Bytes, kdf: KdfParams | None = None) -> _Bytes:
         """Key for sealing original crops in one record: 32 bytes for AES-256-GCM. Secret."""
         return _hkdf(self.record_key(salt, kdf), b"facezoo/v1/seal", KEY_BYTES)
+
+    def mac_key(self, salt: _Bytes, kdf: KdfParams | None = None) -> _Bytes:
+        """Key for the authentication code of one record: 32 bytes for HMAC-SHA256. Secret."""
+        return _hkdf(self.record_key(salt, kdf), b"facezoo/v1/record-mac", KEY_BYTES)
 
     # ---------------------------------------------------------------- the inside
 
@@ -608,7 +611,7 @@ def _decode_key_line(line: str, what: str) -> bytes:
 
 
 def _passphrase_bits(text: str) -> float:
-    """Upper bound of a passphrase's worth in bits: as if each character were drawn evenly from the kinds in use.
+    """Worth of a passphrase in bits at best: as if each character were drawn evenly from the kinds in use.
 
     A run of equal or neighbouring characters ("aaaa", "1234") is worth its first character and its length.
     """
@@ -629,7 +632,7 @@ def _passphrase_bits(text: str) -> float:
                 end += 1
         length = end - position
         if length >= 3:
-            bits += math.log2(alphabet) + math.log2(length)
+            bits += math.log2(alphabet) + math.log2(3 * length)  # three directions: up, down, level
         else:
             bits += length * math.log2(alphabet)
         position = end
