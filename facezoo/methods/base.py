@@ -10,20 +10,20 @@ import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from facezoo.errors import InputError, KeyMaterialError
+from facezoo.keys import Key
 from facezoo.methods.options import Options
 from facezoo.registry import reversible_methods
 
-if TYPE_CHECKING:
-    from facezoo.keys import Key
+__all__ = ["REFERENCE_SIZE", "ClassicMethod", "FaceContext", "LearnedMethod", "Method", "Recovered", "check_faces"]
 
-__all__ = ["REFERENCE_SIZE", "FaceContext", "LearnedMethod", "Method", "Recovered", "check_faces"]
+ClassicOptions = TypeVar("ClassicOptions", bound=Options)
 
 REFERENCE_SIZE = 128
 """Lengths in options are pixels of a crop of this side; a crop of side S uses them times S / 128.
@@ -52,6 +52,20 @@ class FaceContext:
     key: Key | None = None
     seed: int = 0
     options: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what would be taken for "no key" or "another seed" further down.
+
+        Raises:
+            KeyMaterialError: ``key`` is a text or anything else that is no `Key`.
+            InputError: ``seed`` is no integer.
+        """
+        if self.key is not None and not isinstance(self.key, Key):
+            raise KeyMaterialError(
+                f"key must be a facezoo.Key, not {type(self.key).__name__}; make one with Key.from_passphrase(...)"
+            )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise InputError(f"seed must be an integer, not {type(self.seed).__name__}")
 
 
 @dataclass(frozen=True)
@@ -212,6 +226,39 @@ class Method(abc.ABC):
         if context.key is None:
             raise KeyMaterialError(f"{self.name} needs a key: give a passphrase or a key file")
         return context.key
+
+
+class ClassicMethod(Method, Generic[ClassicOptions]):
+    """A method without networks: checks, precision and range are handled here, `change` does the work."""
+
+    def anonymize(self, faces: Tensor, context: FaceContext) -> Tensor:
+        """Make faces anonymous; see `Method.anonymize`.
+
+        Half precision is computed in float32. Gradients are not kept: these methods are not trained.
+        """
+        check_faces(faces, self.name, self.crop_size)
+        options = cast(ClassicOptions, self.resolve_options(context))
+        if len(faces) == 0:
+            return faces.clone()
+        with torch.no_grad():
+            exact = faces.to(torch.promote_types(faces.dtype, torch.float32))
+            return self.change(exact, context, options).clamp(-1, 1).to(faces.dtype)
+
+    @abc.abstractmethod
+    def change(self, faces: Tensor, context: FaceContext, options: ClassicOptions) -> Tensor:
+        """Change whole crops.
+
+        Args:
+            faces: (B, 3, S, S) in [-1, 1], float32 or float64, B at least 1; not to be changed in place.
+            context: key, seed and points.
+            options: those of the method with the call's changes.
+
+        Returns:
+            (B, 3, S, S); values outside [-1, 1] are clipped afterwards.
+
+        Raises:
+            InputError: points or options that cannot be used.
+        """
 
 
 class LearnedMethod(Method):
