@@ -102,7 +102,7 @@ class FaceRecord:
     box: Box
     points: Points
     score: float
-    sealed: str | None = None
+    sealed: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check the values and turn numpy numbers into plain ones."""
@@ -314,10 +314,17 @@ class PictureRecord:
         }
 
     def to_json(self) -> str:
-        """The record as JSON text, with its checksum, one field a line."""
+        """The record as JSON text, with its checksum; one line a field and a face."""
         content = self._content()
         content["checksum"] = _checksum(content)
-        return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        lines = []
+        for name, value in content.items():
+            if name == "faces" and self.faces:
+                text = "[\n" + ",\n".join(f"  {_readable(face.to_dict())}" for face in self.faces) + "\n ]"
+            else:
+                text = _readable(value)
+            lines.append(f" {json.dumps(name)}: {text}")
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> PictureRecord:
@@ -562,7 +569,7 @@ def embed_record(png: bytes, record: PictureRecord) -> bytes:
     text = json.dumps(json.loads(record.to_json()), separators=(",", ":"), ensure_ascii=False).encode()
     if len(text) > _MAX_EMBEDDED_BYTES:
         raise OutputError(
-            f"the record is too big to embed in a PNG ({len(text)} of {_MAX_EMBEDDED_BYTES} bytes); use the sidecar file"
+            f"the record ({len(text)} bytes) is too big to embed in a PNG; use the sidecar file"
         )
     chunk = _png_chunk(b"iTXt", _KEYWORD + b"\x00\x00\x00\x00\x00" + text)
     pieces = list(_png_without_record(png))
@@ -695,6 +702,10 @@ def _plain(value: object, name: str) -> object:
             _wrong(name, "an object with text as names")
         return {item: _plain(content, name) for item, content in value.items()}
     raise RecordError(f"the record's field {name} can hold JSON values only, not {type(value).__name__}")
+
+
+def _readable(content: object) -> str:
+    return json.dumps(content, allow_nan=False, ensure_ascii=False)
 
 
 def _canonical(content: object) -> bytes:
