@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import json
@@ -568,9 +569,7 @@ def embed_record(png: bytes, record: PictureRecord) -> bytes:
     # Not compressed: decoders refuse compressed texts that unfold to more than 1 MiB, and sealed crops do not shrink.
     text = json.dumps(json.loads(record.to_json()), separators=(",", ":"), ensure_ascii=False).encode()
     if len(text) > _MAX_EMBEDDED_BYTES:
-        raise OutputError(
-            f"the record ({len(text)} bytes) is too big to embed in a PNG; use the sidecar file"
-        )
+        raise OutputError(f"the record ({len(text)} bytes) is too big to embed in a PNG; use the sidecar file")
     chunk = _png_chunk(b"iTXt", _KEYWORD + b"\x00\x00\x00\x00\x00" + text)
     pieces = list(_png_without_record(png))
     for position, piece in enumerate(pieces):
@@ -680,9 +679,12 @@ def _sequence(value: object, length: int, name: str) -> list[object]:
 def _float(value: object, name: str) -> float:
     if hasattr(value, "item"):  # a numpy number
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        _wrong(name, "finite numbers")
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # a whole number of 400 digits
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    _wrong(name, "finite numbers")
 
 
 def _floats(value: object, length: int, name: str) -> tuple[float, ...]:

@@ -650,10 +650,10 @@ def test_equality_is_with_keys_only() -> None:
     assert hash(Key.from_bytes(RAW)) == hash(Key.from_bytes(RAW))
 
 
-def test_importing_is_light() -> None:
+def test_importing_is_light(repository: Path) -> None:
     code = (
         "import sys, facezoo.keys, facezoo.records\n"
         "print([name for name in ('torch', 'cv2', 'numpy', 'cryptography', 'PIL') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=repository)
     assert result.stdout.strip() == "[]"
