@@ -562,3 +562,12 @@ def test_record_knows_its_picture(tmp_path: Path) -> None:
     assert found.belongs_to(png)
     assert not found.belongs_to(other)
     assert not _record(picture_sha256=None).belongs_to(png)
+
+
+def test_a_field_named_twice_is_refused() -> None:
+    """Two readers of one text could otherwise see two records."""
+    text = _record().to_json()
+    line = ' "method": "identity_rotation",\n'
+    assert line in text
+    with pytest.raises(RecordError, match="twice"):
+        PictureRecord.from_json(text.replace(line, line + line))
