@@ -57,7 +57,7 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     choices: tuple[str, ...] = (),
-) -> Any:  # noqa: ANN401  # like dataclasses.field: the field's annotation gives the type
+) -> Any:  # like dataclasses.field: the field's annotation gives the type
     """A dataclass field of an `Options` class; the arguments are those of `OptionDoc`."""
     note = OptionDoc(kind, doc, unit, source, minimum, maximum, choices)
     return dataclasses.field(default=default, metadata={_METADATA: note})
