@@ -39,13 +39,16 @@ TEMPLATE_112.setflags(write=False)
 
 #: Rounds of back-projection in `paste_faces`: three leave an error below that of 8-bit rounding (see `paste_faces`).
 DEFAULT_REFINE = 3
-#: Step of the back-projection. The two kernels together pass about a half at the finest detail, so a step above 1
-#: converges faster there; it diverges at 2.
-_RELAXATION = 1.3
+#: Gains of cropping after pasting, from the finest detail to the coarsest, for which the steps of the back-projection
+#: are chosen (the finest detail passes about a third, and the kernels overshoot a little). Of the ranges tried, this
+#: one was the best at native sizes from 0.7 to 3 of the crop.
+_GAIN_RANGE = (0.35, 1.1)
 #: A crop may reach this many times beyond the longer side of its picture before it is taken for a mistake.
 _MAX_REACH = 4.0
 #: From this ratio (picture pixels per crop pixel) on, the picture is averaged down before it is warped.
 _PREREDUCE_FROM = 4.0
+#: Pixels by which a crop's edge is repeated before it is enlarged: the reach of the Lanczos kernel and one to spare.
+_PAD = 5
 
 
 def template(size: int = 128) -> DoubleArray:
@@ -277,15 +280,21 @@ def _read_crop(piece: FloatArray, to_crop: DoubleArray, size: int) -> FloatArray
     return _warp(piece, invert_transform(to_crop), (size, size), cv2.INTER_CUBIC, cv2.BORDER_REFLECT_101)
 
 
-def _spread(crop: FloatArray, to_crop: DoubleArray, shape: tuple[int, int], kernel: int = cv2.INTER_LANCZOS4) -> FloatArray:
-    """Enlarge a crop onto a window of `shape` (height, width); beyond the crop its edge is repeated."""
-    return _warp(crop, to_crop, (shape[1], shape[0]), kernel, cv2.BORDER_REPLICATE)
+def _spread(
+    crop: FloatArray, to_crop: DoubleArray, shape: tuple[int, int], kernel: int = cv2.INTER_LANCZOS4
+) -> FloatArray:
+    """Enlarge a crop onto a window of `shape` (height, width); well outside the crop the answer is 0."""
+    # The edge is repeated by hand as far as the kernel reaches: cv2 fills what lies beyond a constant border at once,
+    # but works its way through a repeated one pixel by pixel (most of a turned face's window).
+    padded = cv2.copyMakeBorder(crop, _PAD, _PAD, _PAD, _PAD, cv2.BORDER_REPLICATE).astype(np.float32, copy=False)
+    shifted = np.hstack([to_crop[:, :2], to_crop[:, 2:] + _PAD])
+    return _warp(padded, shifted, (shape[1], shape[0]), kernel, cv2.BORDER_CONSTANT)
 
 
 def _spread_weight(weight: FloatArray, to_crop: DoubleArray, shape: tuple[int, int]) -> FloatArray:
     """Enlarge a weight in [0, 1]; exactly 0 for every pixel whose centre lies outside the crop."""
     size = weight.shape[0]
-    spread = _warp(weight, to_crop, (shape[1], shape[0]), cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+    spread = _spread(weight, to_crop, shape, cv2.INTER_LINEAR)
     quad = apply_transform(invert_transform(to_crop), [[0, 0], [size - 1, 0], [size - 1, size - 1], [0, size - 1]])
     inside = np.zeros(shape, dtype=np.uint8)
     # The corners are given to 1/65536 pixel; the polygon through the outermost pixel centres is filled, edge included.
@@ -418,7 +427,17 @@ def paste_faces(
     Then ``refine`` rounds of back-projection add what cropping the pasted picture again would miss. Measured on
     crops of 128 with a code of white noise (sigma 4 of 255) added, PSNR of crop(saved picture) against the result
     inside the mask, without and with 3 rounds (tests/unit/test_faces_align.py holds the lines):
-    MEASURED_TABLE
+
+    ============================  =====  =====  =====  =====  =====
+    native size / crop size        0.7    1      1.5    2      3
+    ============================  =====  =====  =====  =====  =====
+    turned by 7 degrees, dB       38/39  44/50  46/78  47/80  47/85
+    turned by 20 degrees, dB      38/39  43/48  46/78  47/80  46/80
+    ============================  =====  =====  =====  =====  =====
+
+    (8-bit rounding alone allows 59; above that the re-cropped 8-bit values are the same but for a few. A face
+    smaller than the crop has fewer pixels than the code.) Crops that did not change come back inside the mask at
+    44 dB and more, and bit-identical outside it.
 
     Args:
         rgb: (H, W, 3) uint8 RGB; not changed.
@@ -520,7 +539,7 @@ def _paste_cluster(output: ByteArray, faces: list[_Placed], refine: int) -> None
         shape = replace.shape
         delta = replace[..., None] * (_spread(face.result, to_crop, shape) - picture[where])
         if face.change.any():
-            delta += add[..., None] * _spread(face.change, to_crop, shape)
+            delta += add[..., None] * _spread(face.change, to_crop, shape, cv2.INTER_CUBIC)
         canvas[where] += delta
     np.clip(canvas, 0.0, 255.0, out=canvas)
 
@@ -570,6 +589,13 @@ def _claim(mask: FloatArray, depth: FloatArray) -> FloatArray:
     return np.where(mask > 0, np.power(np.clip(depth, 1e-3, 1.0), 8), 0.0).astype(np.float32)
 
 
+def _steps(rounds: int) -> list[float]:
+    """Step sizes of the back-projection: the Chebyshev steps for gains of `_GAIN_RANGE`, the small ones first."""
+    low, high = _GAIN_RANGE
+    angles = [math.pi * (2 * index + 1) / (2 * rounds) for index in range(rounds)]
+    return [1.0 / ((high + low) / 2.0 + (high - low) / 2.0 * math.cos(angle)) for angle in angles]
+
+
 def _back_project(
     canvas: FloatArray,
     area: _Window,
@@ -597,10 +623,10 @@ def _back_project(
     stored = ((position >= -0.5) & (position <= np.array([width, height]) - 0.5)).all(axis=1)
     stored_map = stored.reshape(size, size, 1).astype(np.float32)
     wanted = np.zeros_like(face.result)
-    for _ in range(rounds):
-        missing = (face.result - _read_crop(piece, to_crop, size)) * stored_map * _RELAXATION
+    for step_size in _steps(rounds):
+        missing = (face.result - _read_crop(piece, to_crop, size)) * (stored_map * np.float32(step_size))
         wanted += missing
-        piece = np.clip(piece + share_piece * _spread(missing, to_crop, piece.shape[:2]), 0.0, 255.0)
+        piece = np.clip(piece + share_piece * _spread(missing, to_crop, piece.shape[:2], cv2.INTER_CUBIC), 0.0, 255.0)
     if step == 1:
         inner = own.within(read)
         touched = share[..., None] > 0
