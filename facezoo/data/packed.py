@@ -6,7 +6,7 @@ The file is a plain safetensors file (any safetensors reader opens it) with
 |---|---|---|
 | `images` | uint8 (N, S, S, 3) | RGB faces aligned to the template, 0..255 |
 | `identity` | int32 (N,) | index into the metadata's `identities` |
-| `points` | float32 (N, 5, 2), optional | five points in crop pixels (x, y): eye, eye, nose, mouth, mouth, left to right |
+| `points` | float32 (N, 5, 2), optional | (x, y) in crop pixels: eye, eye, nose, mouth, mouth, left to right |
 | `sex` | int16 (N,), optional | 0 female, 1 male, -1 unknown |
 | `age` | int16 (N,), optional | years, -1 unknown |
 | `expression` | int16 (N,), optional | index into the metadata's `expressions`, -1 unknown |
@@ -184,7 +184,8 @@ class PackedFaces:
         return self._entries["images"].shape[0]
 
     def __repr__(self) -> str:
-        return f"PackedFaces({str(self.path)!r}, {len(self)} pictures of {len(self.identities)} people, size {self.size})"
+        content = f"{len(self)} pictures of {len(self.identities)} people, size {self.size}"
+        return f"PackedFaces({str(self.path)!r}, {content})"
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps would be pickled as copies of the whole file; the other process opens its own.
@@ -238,16 +239,16 @@ class PackedFaces:
         return self.array("points") if "points" in self else None
 
     def batch(self, indices: Sequence[int] | npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
-        """Copy pictures out of the file, channels first.
+        """Copy pictures out of the file.
 
         Args:
             indices: (B,) whole numbers in [0, N).
 
         Returns:
-            uint8 (B, 3, S, S), contiguous.
+            uint8 (B, S, S, 3), channels last: ``torch.from_numpy(...).permute(0, 3, 1, 2)`` is then a batch in
+            torch's channels_last memory format without another copy.
         """
-        wanted = np.asarray(indices, dtype=np.int64)
-        return np.ascontiguousarray(self.images[wanted].transpose(0, 3, 1, 2))
+        return np.array(self.images[np.asarray(indices, dtype=np.int64)])
 
     def indices_of(self, identity: str) -> npt.NDArray[np.int64]:
         """The pictures of one person, ascending.
@@ -356,9 +357,8 @@ def write_packed(
         written = 0
         for image in images:
             if image.dtype != np.uint8 or image.shape != (size, size, 3):
-                raise InputError(
-                    f"picture {written} is {image.dtype} {image.shape} and not uint8 ({size}, {size}, 3); align it first"
-                )
+                found = f"{image.dtype} {image.shape}"
+                raise InputError(f"picture {written} is {found} and not uint8 ({size}, {size}, 3); align it first")
             if written == count:
                 raise InputError(f"there are more pictures than the {count} names given")
             stream.write(np.ascontiguousarray(image).tobytes())

@@ -19,8 +19,8 @@ def is_evaluation(identity: str) -> bool:
     """Say on which side of the split a person falls.
 
     Args:
-        identity: the person's name exactly as the set writes it (lfw128: the ``identity`` column). Sets with one picture
-            a person use the file name instead (aaf128: the ``file`` column, extension included).
+        identity: the person's name exactly as the set writes it (lfw128: the ``identity`` column). Sets with one
+            picture a person use the file name instead (aaf128: the ``file`` column, extension included).
 
     Returns:
         True when the person belongs to the evaluation split.
