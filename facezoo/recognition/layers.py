@@ -19,12 +19,12 @@ class _FrozenPReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, slope: Tensor) -> Tensor:  # noqa: ANN401 - torch's own context type
+    def forward(ctx: Any, features: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(features, slope)
         return functional.prelu(features, slope)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         features, slope = ctx.saved_tensors
         slope = slope.view(1, -1, 1, 1)
         # gradient * slope + (gradient where positive) * (1 - slope)
@@ -41,11 +41,11 @@ class ChannelPReLU(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.slope = nn.Parameter(torch.full((channels,), 0.25), requires_grad=False)
+        self.weight = nn.Parameter(torch.full((channels,), 0.25), requires_grad=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        activated: Tensor = _FrozenPReLU.apply(features, self.slope.to(features.dtype))
+        activated: Tensor = _FrozenPReLU.apply(features, self.weight.to(features.dtype))
         return activated
 
 

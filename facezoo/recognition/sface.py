@@ -16,7 +16,7 @@ from facezoo.recognition.base import Recogniser
 from facezoo.recognition.layers import ConvPReLU
 from facezoo.recognition.window import TemplateWindow
 
-__all__ = ["ARCFACE_112", "SFace", "build_sface", "dequantise", "sface_state"]
+__all__ = ["arcface_window", "SFace", "build_sface", "dequantise", "sface_state"]
 
 #: (channels out, stride) of the depthwise-separable blocks.
 _BLOCKS = (
@@ -28,7 +28,7 @@ _BLOCKS = (
 _INPUT_SCALE = 127.5 / 128.0
 
 
-def ARCFACE_112() -> TemplateWindow:  # noqa: N802 - named after the template
+def arcface_window() -> TemplateWindow:
     """The window of the ArcFace template of 112 x 112 in our crop.
 
     The crop is ``point128 = (point112 - (56, 72)) * 0.945 + (64, 76)``.
@@ -110,7 +110,7 @@ def sface_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weight = dequantise(tensors, f"{name}.weight") * tensors[f"{name}.bn_scale"].double()[:, None] * input_scale
         state[f"{name}.conv.weight"] = weight.view(weight.shape[0], -1, kernel, kernel).float()
         state[f"{name}.conv.bias"] = tensors[f"{name}.bn_shift"].float()
-        state[f"{name}.activation.slope"] = tensors[f"{name}.slope"].float()
+        state[f"{name}.activation.weight"] = tensors[f"{name}.slope"].float()
 
     add("stem", 3, _INPUT_SCALE)
     for index in range(len(_BLOCKS)):
@@ -131,4 +131,4 @@ def build_sface(tensors: Mapping[str, Tensor]) -> Recogniser:
     network = SFace()
     network.load_state_dict(sface_state(tensors), strict=True)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Recogniser("sface", network, ARCFACE_112(), dim=128, licence="Apache-2.0")
+    return Recogniser("sface", network, arcface_window(), dim=128, licence="Apache-2.0")
