@@ -136,6 +136,7 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
         name="identity_rotation",
         summary="rotate the identity vector by an angle set by the key; the face stays natural and can be recovered",
         entry="facezoo.methods.identity_rotation.method:IdentityRotation",
+        training="facezoo.methods.identity_rotation.training:IdentityRotationTraining",
         learned=True,
         reversible=True,
         uses_key=True,

@@ -1,0 +1,146 @@
+"""Recipes: one YAML a method, data set and size. Unknown keys are errors; values can be overridden by ``key=value``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from facezoo.errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What every training run needs, whatever the method.
+
+    Attributes:
+        batch_size: Pictures a batch and process.
+        seed: Seed of weights, order and every random draw.
+        precision: Lightning's precision, e.g. "32-true" or "bf16-mixed".
+        channels_last: Memory format of the networks (faster convolutions on CPU and GPU).
+        compile: Compile each trained network in place (``network.compile()``).
+        ema_decay: Decay of the averaged weights that ship.
+        save_every_minutes: Minutes between checkpoints.
+        log_every_batches: Batches between lines of the log.
+        sheet_every_batches: Batches between sample sheets.
+        tick_batches: Batches of one Lightning epoch; epochs have no other meaning here.
+        loader_workers: Processes that read the data; 0 reads in the training process (enough for packed sets).
+    """
+
+    batch_size: int = 16
+    seed: int = 0
+    precision: str = "32-true"
+    channels_last: bool = True
+    compile: bool = False
+    ema_decay: float = 0.999
+    save_every_minutes: float = 5.0
+    log_every_batches: int = 20
+    sheet_every_batches: int = 250
+    tick_batches: int = 250
+    loader_workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A parsed recipe file.
+
+    Attributes:
+        name: Model name that the run exports, ``method.tag``.
+        method: Method in the registry.
+        summary: One line for ``facezoo list``.
+        config: The method's own configuration (checked by its dataclass).
+        train: Settings of the run.
+        data: Paths of packed sets, relative to the working directory.
+    """
+
+    name: str
+    method: str
+    summary: str
+    config: dict[str, Any]
+    train: TrainConfig
+    data: tuple[str, ...]
+
+
+def build_strict(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Builds a dataclass from a mapping; unknown keys and wrong types are errors that name the key.
+
+    Raises:
+        InputError: Unknown key (with the nearest known ones) or a value of the wrong type.
+    """
+    assert dataclasses.is_dataclass(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=3)
+            hint = f"; did you mean {', '.join(near)}?" if near else f"; known keys: {', '.join(fields)}"
+            raise InputError(f"{where}: unknown key {key!r}{hint}")
+        arguments[key] = _coerce(value, hints[key], f"{where}.{key}")
+    try:
+        return typing.cast(T, cls(**arguments))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+        origin = typing.get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise InputError(f"{where}: expected a list, got {value!r}")
+        inner = typing.get_args(hint)[0]
+        return tuple(_coerce(item, inner, where) for item in value)
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise InputError(f"{where}: {value!r} is not one of {', '.join(map(str, typing.get_args(hint)))}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise InputError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and applies overrides such as ``train.batch_size=8`` or ``config.size=64``.
+
+    Raises:
+        InputError: No such file, not YAML, unknown key, override without ``=``.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path}: {error.strerror}; see recipes/ for the ones that ship") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a YAML recipe: {str(error).splitlines()[0]}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path} is not a recipe: expected a mapping with name, method, config, train and data")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise InputError(f"override {override!r} has no '='; write for example train.batch_size=8")
+        *parents, leaf = key.split(".")
+        target = raw
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise InputError(f"override {override!r}: {parent} is not a section of the recipe")
+        target[leaf] = yaml.safe_load(text)
+    train = build_strict(TrainConfig, raw.get("train") or {}, f"{path.name}: train")
+    if isinstance(raw.get("data"), str):
+        raw["data"] = [raw["data"]]
+    return build_strict(Recipe, {**raw, "train": train}, path.name)

@@ -1,0 +1,279 @@
+"""A training run: one command, resumes by itself, ends in a checkpoint of safetensors files.
+
+It needs torch, lightning, safetensors, numpy, the repository and packed data files, nothing else: wandb and kornia are
+imported only when a recipe or an option asks for them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import logging
+import platform
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.utils.data import DataLoader
+
+from facezoo import __version__
+from facezoo.core.batches import PackedBatches, as_batch
+from facezoo.core.callbacks import EndOfPhases, RunLog, SampleSheets
+from facezoo.core.ema import NetworkEMA
+from facezoo.core.phases import PhasedModule
+from facezoo.core.preemption import Preemption
+from facezoo.core.recipe import Recipe, load_recipe
+from facezoo.core.sampler import StepSampler
+from facezoo.errors import CheckpointError, InputError, OutputError
+from facezoo.hub.manifest import write_checkpoint
+from facezoo.registry import method_info
+
+_SHEET_FACES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run leaves behind.
+
+    Attributes:
+        folder: Run folder (log.csv, curves.png, sheets/, last.ckpt).
+        checkpoint: Exported checkpoint folder.
+        batches_seen: Batches done, of all runs together.
+        finished: Whether the last phase is complete.
+        stopped_by: Why the run ended before, e.g. "the time limit"; "" when finished.
+    """
+
+    folder: Path
+    checkpoint: Path
+    batches_seen: int
+    finished: bool
+    stopped_by: str
+
+
+def training_class(method: str) -> type[PhasedModule]:
+    """The training module that the registry names for a method.
+
+    Raises:
+        UnknownNameError: no such method.
+        InputError: the method is not trained.
+    """
+    info = method_info(method)
+    if not info.training:
+        raise InputError(f"{method} is not a method that is trained")
+    module, _, name = info.training.partition(":")
+    cls = getattr(importlib.import_module(module), name)
+    assert isinstance(cls, type) and issubclass(cls, PhasedModule)
+    return cls
+
+
+def train(
+    recipe_path: str | Path,
+    *,
+    output: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    max_minutes: float | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    overwrite: bool = False,
+    wandb: bool = False,
+    init_from: str | Path | None = None,
+) -> RunResult:
+    """Trains a recipe, or goes on with the run that lies in the output folder.
+
+    Args:
+        recipe_path: YAML file.
+        output: Run folder; ``runs/<name>`` when None.
+        overrides: ``key=value`` changes of the recipe.
+        max_minutes: Stop after this time with everything saved; the same command goes on later.
+        accelerator: Lightning's accelerator ("auto", "cpu", "gpu").
+        devices: Processes on this machine.
+        nodes: Machines.
+        overwrite: Start anew although the folder has a run.
+        wandb: Log to Weights & Biases too (its own WANDB_MODE=offline works).
+        init_from: Checkpoint folder whose networks a *new* run starts from.
+
+    Returns:
+        Where everything lies.
+
+    Raises:
+        InputError: recipe or data that cannot be used.
+        CheckpointError: the folder holds a run of another configuration, or a broken checkpoint.
+        OutputError: the folder cannot be written.
+    """
+    recipe = load_recipe(recipe_path, overrides)
+    folder = Path(output) if output is not None else Path("runs") / recipe.name
+    resume = _prepare_folder(folder, recipe, overwrite)
+    settings = recipe.train
+    cls = training_class(recipe.method)
+    module = cls(recipe.config, seed=settings.seed)
+    paths = [Path(path) for path in recipe.data]
+    device = torch.device("cuda", 0) if accelerator != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+    module.prepare_data_files(paths, device)
+    data = PackedBatches(paths, module.picture_size, module.data_fields)
+    module.setup_data(data)
+    if init_from is not None and not resume:
+        _load_networks(module, Path(init_from))
+    if settings.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.compile:
+        for network in module.networks().values():
+            network.compile()
+
+    world = devices * nodes
+    ema = NetworkEMA(module.shipped, settings.ema_decay)
+    log = RunLog(folder, settings.log_every_batches, settings.batch_size)
+    shown = data.__getitems__([round(i * (len(data) - 1) / _SHEET_FACES) for i in range(_SHEET_FACES)])
+    sheets = SampleSheets(folder, settings.sheet_every_batches, shown, ema)
+    preemption = Preemption(folder / "last.ckpt", settings.save_every_minutes, max_minutes)
+    trainer = L.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=nodes,
+        # Several optimizers over toggled networks: every batch leaves some parameters without a gradient.
+        strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+        max_epochs=-(-module.total_batches // settings.tick_batches) + 1,
+        limit_train_batches=settings.tick_batches,
+        logger=_wandb_logger(folder, recipe) if wandb else False,
+        # Preemption comes last: what it saves must include this batch's average and log.
+        callbacks=[ema, log, sheets, EndOfPhases(), preemption],
+        plugins=[SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else LightningEnvironment()],
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    sampler_rank = trainer.global_rank
+    sampler = StepSampler(
+        len(data), settings.batch_size, world, sampler_rank, settings.seed, lambda: module.batches_seen
+    )
+    loader = DataLoader(
+        data,
+        batch_sampler=sampler,  # type: ignore[arg-type]
+        collate_fn=as_batch,
+        num_workers=settings.loader_workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=settings.loader_workers > 0,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*resume training from.*")
+        warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        try:
+            trainer.fit(
+                module, loader, ckpt_path=str(folder / "last.ckpt") if resume else None, weights_only=True if resume else None
+            )
+        except RuntimeError as error:
+            if resume and "checkpoint" in str(error).lower():
+                raise CheckpointError(f"{folder / 'last.ckpt'} cannot be resumed: {str(error).splitlines()[0]}") from error
+            raise
+    preemption.save(trainer)
+    checkpoint = folder / "checkpoint"
+    if trainer.is_global_zero:
+        sheets.write(module)
+        export(recipe, module, ema, checkpoint)
+    finished = module.batches_seen >= module.total_batches
+    return RunResult(folder, checkpoint, module.batches_seen, finished, "" if finished else preemption.stopped_by)
+
+
+def export(recipe: Recipe, module: PhasedModule, ema: NetworkEMA, checkpoint: Path) -> None:
+    """Writes the averaged networks as a checkpoint folder, weights in half precision.
+
+    Args:
+        recipe: What was trained.
+        module: The training module.
+        ema: Its averages.
+        checkpoint: Folder to write; a checkpoint of an earlier part of the run is replaced.
+    """
+    states = {
+        name: {key: value.half() if value.dtype == torch.float32 else value for key, value in state.items()}
+        for name, state in ema.state_dicts().items()
+    }
+    manifest = {
+        "name": recipe.name,
+        "method": recipe.method,
+        "summary": recipe.summary,
+        "status": "experimental",
+        "licence": {"code": "Apache-2.0", "weights": "see the model card", "training_data": "see the model card"},
+        "training": {
+            "recipe": dataclasses.asdict(recipe),
+            "batches": module.batches_seen,
+            "phases": {phase.name: phase.batches for phase in module.phases},
+            "facezoo_version": __version__,
+            "torch": torch.__version__,
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
+            if not torch.cuda.is_available()
+            else torch.cuda.get_device_name(0),
+        },
+        **module.manifest_entries(),
+    }
+    write_checkpoint(checkpoint, json.loads(json.dumps(manifest)), states, overwrite=True)
+
+
+def _prepare_folder(folder: Path, recipe: Recipe, overwrite: bool) -> bool:
+    """Makes the run folder; says whether there is a run to go on with."""
+    wanted = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    state = folder / "recipe.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if state.exists() and not overwrite:
+            there = json.loads(state.read_text())
+            # Lengths, cadence and paths may change between parts of a run; what shapes weights and order may not.
+            for part in (wanted, there):
+                for name in ("save_every_minutes", "log_every_batches", "sheet_every_batches", "loader_workers", "compile"):
+                    part["train"].pop(name, None)
+                part["config"] = {k: v for k, v in part["config"].items() if not k.endswith("_batches")}
+                part.pop("data"), part.pop("summary")
+            if wanted != there:
+                raise CheckpointError(
+                    f"{folder} holds a run with another configuration ({_difference(there, wanted)}); "
+                    "choose another --output, or --overwrite to start anew"
+                )
+        elif overwrite:
+            for old in ("last.ckpt", "log.csv"):
+                (folder / old).unlink(missing_ok=True)
+        state.write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+    except OSError as error:
+        raise OutputError(f"cannot write the run folder {folder}: {error.strerror}") from error
+    return (folder / "last.ckpt").exists()
+
+
+def _difference(there: dict[str, Any], wanted: dict[str, Any]) -> str:
+    parts = []
+    for key in wanted.keys() | there.keys():
+        a, b = there.get(key), wanted.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            parts += [f"{key}.{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+        elif a != b:
+            parts.append(f"{key}: {a} -> {b}")
+    return "; ".join(parts[:3])
+
+
+def _load_networks(module: PhasedModule, folder: Path) -> None:
+    """Starts a new run from the networks of a checkpoint; networks that the checkpoint lacks stay as they are."""
+    from facezoo.hub.manifest import load_networks, load_strictly, read_manifest, verify_files
+
+    manifest, _ = read_manifest(folder)
+    verify_files(folder, manifest)
+    networks: dict[str, nn.Module] = dict(module.networks())
+    for name, state in load_networks(folder, manifest).items():
+        if name in networks:
+            load_strictly(networks[name], state, f"{folder}/{name}")
+
+
+def _wandb_logger(folder: Path, recipe: Recipe) -> Any:
+    try:
+        from lightning.pytorch.loggers import WandbLogger
+
+        return WandbLogger(project="facezoo", name=recipe.name, save_dir=str(folder), config=dataclasses.asdict(recipe))
+    except ImportError as error:
+        raise InputError("logging to wandb needs the package: pip install 'facezoo[train]'") from error

@@ -1,0 +1,58 @@
+"""Identity vectors of a packed set, computed once and kept in its file."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from facezoo.data.packed import PackedFaces, rewrite_packed
+
+__all__ = ["embeddings_of", "ensure_embeddings"]
+
+_BATCH = 32
+
+
+@torch.inference_mode()
+def embeddings_of(
+    faces: PackedFaces, recogniser: nn.Module, device: torch.device | str = "cpu"
+) -> npt.NDArray[np.float32]:
+    """Embeds every face of a set.
+
+    Args:
+        faces: The set.
+        recogniser: ``(B, 3, S, S)`` in [-1, 1] -> ``(B, D)``; moved to ``device`` here.
+        device: Where to compute.
+
+    Returns:
+        ``(N, D)`` float32.
+    """
+    recogniser = recogniser.to(device)
+    rows = []
+    for start in tqdm(range(0, len(faces), _BATCH), desc="identity vectors", unit="batch", dynamic_ncols=True):
+        pixels = torch.from_numpy(faces.batch(np.arange(start, min(start + _BATCH, len(faces)))))
+        pixels = pixels.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        rows.append(recogniser(pixels).float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def ensure_embeddings(
+    path: str | os.PathLike[str], name: str, recogniser: nn.Module, device: torch.device | str = "cpu"
+) -> PackedFaces:
+    """Opens a packed set and adds ``embedding_<name>`` to its file when it is not there yet.
+
+    Raises:
+        InputError: not a packed set.
+        OutputError: the file cannot be rewritten (disk full, read-only).
+    """
+    faces = PackedFaces(path)
+    field = f"embedding_{name}"
+    if field not in faces:
+        vectors = embeddings_of(faces, recogniser, device)
+        rewrite_packed(path, path, arrays={field: vectors}, overwrite=True)
+        faces = PackedFaces(path)
+    return faces

@@ -1,0 +1,118 @@
+"""Configuration of identity_rotation: every number of the networks, the losses and the phases, with its source."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class IdentityRotationConfig:
+    """Plain numbers only, so that checkpoints load with ``weights_only=True``.
+
+    Attributes:
+        size: Side of the aligned crop in pixels (book: 256).
+        identity_dim: Length of the identity vector (book: 512, ArcFace; SFace: 128).
+        recogniser: Frozen identity encoder, a name for ``load_recogniser``.
+        generator_widths: Input width of the eight AAD blocks, coarsest first (book: 1024 x4, 512, 256, 128, 64).
+        attribute_widths: Widths of the attribute encoder's levels, coarsest first (not given in the book; FaceShifter:
+            1024, 1024, 512, 256, 128, 64, 32 on the way down).
+        attribute_grid: The attribute encoder sees the inside of the face at this many pixels across, so that identity
+            cannot leak through the attribute maps; 0: the whole picture, as in the book.
+        discriminator_width: First width of a patch discriminator.
+        discriminator_layers: Strided convolutions of a patch discriminator.
+        discriminator_scales: Number of discriminators m (not given in the book).
+        code_channels: Phasors in each 4x4-pixel cell of the concealed code.
+        conceal_width: Width of the concealing and revealing networks.
+        conceal_blocks: Residual blocks of each of them.
+        residual_limit: Largest change of a pixel by the concealed code, in units of the [-1, 1] range.
+
+        learning_rate: Adam, lr 4e-4 (book, 6.4.1).
+        beta1: Adam, 0 (book).
+        beta2: Adam, .999 (book).
+        conceal_learning_rate: Learning rate of the second phase (ours).
+        lambda_adv: .1 (book, 6.4.1).
+        lambda_id: 5 (book).
+        lambda_attr: 10 (book).
+        lambda_rec: 10 (book; on half the mean squared error).
+        lambda_l1: Weight of the mean absolute error (ours; 0 in the book).
+        adversarial: "log" (book, 6.14) or "hinge" (book, 8.28's text).
+        adversarial_start: Batches before the discriminator joins (ours; 0 in the book).
+        swap_share: Part of each batch that is given a foreign or rotated identity (book's training: self only for the
+            reconstruction, two random faces for the visual check).
+        recogniser_jitter: Largest random shift, as a part of the size, before the recogniser sees a picture in the loss:
+            an adversarial pattern does not survive it, a changed face does.
+
+        lambda_extract: Weight of the code's phasor error.
+        lambda_reveal: Weight of the recovered picture's mean absolute error.
+        lambda_reveal_ssim: Weight of 1 - SSIM of the recovered picture.
+        lambda_residual: Weight of the mean squared residual.
+        jpeg_share: Part of the batches that pass a simulated JPEG file.
+        jpeg_quality_low: Lowest simulated quality.
+        jpeg_quality_high: Highest simulated quality.
+        shift_share: Part of the batches that are resampled (a recovery with slightly wrong landmarks or another scale).
+
+        disentangle_batches: Length of phase 1.
+        conceal_batches: Length of phase 2.
+    """
+
+    size: int = 256
+    identity_dim: int = 512
+    recogniser: str = "sface"
+    generator_widths: tuple[int, ...] = (1024, 1024, 1024, 1024, 512, 256, 128, 64)
+    attribute_widths: tuple[int, ...] = (1024, 1024, 512, 256, 128, 64, 32, 32)
+    attribute_grid: int = 0
+    discriminator_width: int = 64
+    discriminator_layers: int = 4
+    discriminator_scales: int = 3
+    code_channels: int = 4
+    conceal_width: int = 128
+    conceal_blocks: int = 4
+    residual_limit: float = 0.08
+
+    learning_rate: float = 4e-4
+    beta1: float = 0.0
+    beta2: float = 0.999
+    conceal_learning_rate: float = 1e-3
+    lambda_adv: float = 0.1
+    lambda_id: float = 5.0
+    lambda_attr: float = 10.0
+    lambda_rec: float = 10.0
+    lambda_l1: float = 0.0
+    adversarial: Literal["log", "hinge"] = "log"
+    adversarial_start: int = 0
+    swap_share: float = 0.25
+    recogniser_jitter: float = 0.03
+
+    lambda_extract: float = 1.0
+    lambda_reveal: float = 10.0
+    lambda_reveal_ssim: float = 1.0
+    lambda_residual: float = 10.0
+    jpeg_share: float = 0.5
+    jpeg_quality_low: int = 80
+    jpeg_quality_high: int = 98
+    shift_share: float = 0.2
+
+    disentangle_batches: int = 200_000
+    conceal_batches: int = 50_000
+
+    def __post_init__(self) -> None:
+        """Checks what would otherwise fail late.
+
+        Raises:
+            ValueError: Sizes that do not fit together.
+        """
+        levels = len(self.generator_widths)
+        if len(self.attribute_widths) != levels:
+            raise ValueError(f"{levels} generator widths but {len(self.attribute_widths)} attribute widths")
+        if self.size % 2 ** (levels - 1):
+            raise ValueError(f"size {self.size} cannot be halved {levels - 1} times")
+        if self.size % 16:
+            raise ValueError("size must be a multiple of 16 (JPEG's blocks with halved colour)")
+        if not 0 <= self.swap_share <= 1:
+            raise ValueError("swap_share is a part between 0 and 1")
+
+    @property
+    def start(self) -> int:
+        """Resolution of the coarsest level."""
+        return int(self.size // 2 ** (len(self.generator_widths) - 1))

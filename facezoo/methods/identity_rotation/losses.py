@@ -1,0 +1,94 @@
+"""Losses of identity_rotation, and the differentiable stand-ins for what a saved file does to a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from facezoo.errors import InputError
+
+
+def identity_loss(embedding: Tensor, target: Tensor) -> Tensor:
+    """``1 - cos`` a face, equation (6.11): ``(B, D)`` and ``(B, D)`` -> ``(B,)``."""
+    return 1 - functional.cosine_similarity(embedding, target, dim=-1)
+
+
+def attribute_loss(maps: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
+    """Half the squared difference of the attribute maps, equation (6.12), a face: -> ``(B,)``.
+
+    The book sums over the elements of a map; we take their mean, so that the weight does not depend on the widths.
+    """
+    terms = [0.5 * (a - b).square().flatten(1).mean(1) for a, b in zip(maps, targets, strict=True)]
+    return torch.stack(terms).sum(0)
+
+
+def reconstruction_loss(result: Tensor, target: Tensor) -> Tensor:
+    """Half the mean squared error, equation (6.13), a face: -> ``(B,)``; mean instead of sum as in ``attribute_loss``."""
+    return 0.5 * (result - target).square().flatten(1).mean(1)
+
+
+def reveal_loss(result: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean absolute error and ``1 - SSIM`` over the batch, pictures in [-1, 1]."""
+    ssim = structural_similarity_index_measure(result, target, data_range=2.0)
+    assert isinstance(ssim, Tensor)
+    return functional.l1_loss(result, target), 1 - ssim
+
+
+def coarse_face(faces: Tensor, mask: Tensor, grid: int) -> Tensor:
+    """Replaces the inside of the face by a version of ``grid`` pixels across; outside it stays.
+
+    What the attribute encoder is allowed to know: pose, light, skin tone and a rough expression, not the identity.
+
+    Args:
+        faces: ``(B, 3, S, S)``.
+        mask: ``(S, S)`` soft face mask.
+        grid: Pixels across the crop; 0 returns the faces unchanged.
+    """
+    if grid == 0:
+        return faces
+    coarse = functional.adaptive_avg_pool2d(faces, grid)
+    coarse = functional.interpolate(coarse, size=faces.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.lerp(faces, coarse, mask)
+
+
+def jitter(faces: Tensor, offsets: Tensor) -> Tensor:
+    """Shifts each face by ``offsets``, ``(B, 2)`` as parts of the size, with bilinear resampling and edge padding."""
+    theta = torch.zeros(len(faces), 2, 3, dtype=faces.dtype, device=faces.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = 1
+    theta[:, :, 2] = 2 * offsets
+    grid = functional.affine_grid(theta, list(faces.shape), align_corners=False)
+    return functional.grid_sample(faces, grid, padding_mode="border", align_corners=False)
+
+
+def to_8_bit(faces: Tensor) -> Tensor:
+    """Clips to [-1, 1] and rounds to 256 levels; the gradient passes the rounding unchanged."""
+    clipped = faces.clamp(-1, 1)
+    rounded = ((clipped + 1) * 127.5).round() / 127.5 - 1
+    return clipped + (rounded - clipped).detach()
+
+
+def through_jpeg(faces: Tensor, quality: Tensor) -> Tensor:
+    """A JPEG file of ``quality`` (``(B,)``, 1..100; 4:2:0 colour), differentiable (kornia).
+
+    Raises:
+        InputError: kornia is not installed.
+    """
+    try:
+        from kornia.enhance import jpeg_codec_differentiable
+    except ImportError as error:
+        raise InputError(
+            "simulating JPEG needs kornia: pip install 'facezoo[train]', or set config.jpeg_share=0"
+        ) from error
+    decoded: Tensor = jpeg_codec_differentiable((faces.clamp(-1, 1) + 1) / 2, quality)
+    return decoded * 2 - 1
+
+
+def through_resize(faces: Tensor, side: int) -> Tensor:
+    """Resizes to ``side`` pixels and back, bicubic, anti-aliased when shrinking."""
+    size = faces.shape[-1]
+    other = functional.interpolate(faces, size=(side, side), mode="bicubic", antialias=side < size, align_corners=False)
+    return functional.interpolate(other, size=(size, size), mode="bicubic", antialias=side > size, align_corners=False)

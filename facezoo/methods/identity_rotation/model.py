@@ -1,0 +1,60 @@
+"""The networks of identity_rotation under one roof, without training and without keys."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from facezoo.faces.mask import face_mask
+from facezoo.methods.identity_rotation.config import IdentityRotationConfig
+from facezoo.methods.identity_rotation.losses import coarse_face
+from facezoo.methods.identity_rotation.networks import (
+    CELL,
+    CodeEmbedder,
+    CodeEncoder,
+    CodeExtractor,
+    IdentityDistribution,
+    Revealer,
+)
+from facezoo.methods.identity_rotation.phase_code import CodeLayout
+from facezoo.nets.aad import AADGenerator, AttributeEncoder
+
+
+class IdentityRotationNetworks(nn.Module):
+    """Attribute encoder, generator, and the four networks of the concealed code."""
+
+    mask: Tensor
+
+    def __init__(self, config: IdentityRotationConfig) -> None:
+        super().__init__()
+        c = config
+        self.config = c
+        self.attribute_encoder = AttributeEncoder(c.attribute_widths)
+        self.generator = AADGenerator(
+            c.generator_widths, self.attribute_encoder.out_channels, c.identity_dim, c.start
+        )
+        self.identity_distribution = IdentityDistribution(c.identity_dim)
+        width, blocks = c.conceal_width, c.conceal_blocks
+        self.code_encoder = CodeEncoder(c.code_channels, width, max(1, blocks - 1))
+        self.code_embedder = CodeEmbedder(c.code_channels, width, max(1, blocks - 1), c.residual_limit)
+        self.code_extractor = CodeExtractor(c.code_channels, width, blocks)
+        self.revealer = Revealer(c.code_channels, width, blocks)
+        self.layout = CodeLayout(c.code_channels, c.size // CELL)
+        self.register_buffer("mask", torch.from_numpy(face_mask(c.size).copy()), persistent=False)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by the names of their files."""
+        return {name: child for name, child in self.named_children()}
+
+    def coarse(self, faces: Tensor) -> Tensor:
+        """What the attribute encoder sees of ``(B, 3, S, S)`` faces."""
+        return coarse_face(faces, self.mask, self.config.attribute_grid)
+
+    def attributes(self, faces: Tensor) -> list[Tensor]:
+        """Attribute maps of ``(B, 3, S, S)`` faces in [-1, 1], coarsest first."""
+        maps: list[Tensor] = self.attribute_encoder(self.coarse(faces))
+        return maps
+
+    def cover(self, faces: Tensor, identity: Tensor) -> Tensor:
+        """Faces with another identity, the generator's picture inside the face mask and the original outside it."""
+        return torch.lerp(faces, self.generator(identity, self.attributes(faces)), self.mask)

@@ -1,0 +1,137 @@
+"""Networks of identity_rotation that the AAD family does not share: the concealed code and its reader.
+
+Phase 2 hides, in the anonymized picture itself, a code from which the original face can be drawn again. The code is a
+field of phasors: unit complex numbers, ``code_channels`` of them in each cell of 4x4 pixels, whose angles the code
+encoder chooses. Between encoder and picture every angle is turned by an angle of the key's stream (``phase_code``), so
+what the embedder sees is uniformly random and independent of the face, whatever the networks learn.
+
+All of it works on 4x4-pixel cells (pixel-unshuffle), which keeps the convolutions small.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+CELL = 4
+"""Pixels of a code cell's side."""
+
+PHASE_LIMIT = 0.85
+"""Angles of the code stay within this part of a half turn, so that noise seldom carries one over the seam at pi."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around a LeakyReLU, added to the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        # Small, not zero: the block starts near the identity map and still learns from the first step.
+        with torch.no_grad():
+            self.conv2.weight.mul_(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` -> the same shape."""
+        y: Tensor = self.conv2(functional.leaky_relu(self.conv1(functional.leaky_relu(x, 0.1)), 0.1))
+        return x + y
+
+
+def _trunk(c_in: int, width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(c_in, width, 3, padding=1), *(ResidualBlock(width) for _ in range(blocks)))
+
+
+class CodeEncoder(nn.Module):
+    """Original face -> angles of the code."""
+
+    def __init__(self, channels: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.trunk = _trunk(3 * CELL * CELL, width, blocks)
+        self.head = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """``(B, 3, S, S)`` in [-1, 1] -> angles ``(B, C, S/4, S/4)`` in radians, within +-0.85 pi."""
+        raw = self.head(functional.leaky_relu(self.trunk(functional.pixel_unshuffle(faces, CELL)), 0.1))
+        return PHASE_LIMIT * math.pi * torch.tanh(raw)
+
+
+class CodeEmbedder(nn.Module):
+    """Cover picture and (encrypted) phasors -> the change of pixels that carries them."""
+
+    def __init__(self, channels: int, width: int, blocks: int, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+        self.trunk = _trunk(3 * CELL * CELL + 2 * channels, width, blocks)
+        self.head = nn.Conv2d(width, 3 * CELL * CELL, 3, padding=1)
+
+    def forward(self, cover: Tensor, phasors: Tensor) -> Tensor:
+        """``(B, 3, S, S)`` in [-1, 1] and ``(B, 2C, S/4, S/4)`` -> residual ``(B, 3, S, S)``, at most ``limit``."""
+        cells = torch.cat([functional.pixel_unshuffle(cover, CELL), phasors], dim=1)
+        raw = self.head(functional.leaky_relu(self.trunk(cells), 0.1))
+        return self.limit * torch.tanh(functional.pixel_shuffle(raw, CELL))
+
+
+class CodeExtractor(nn.Module):
+    """Saved picture -> (encrypted) phasors; their length says how sure the network is."""
+
+    def __init__(self, channels: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.trunk = _trunk(3 * CELL * CELL, width, blocks)
+        self.head = nn.Conv2d(width, 2 * channels, 3, padding=1)
+
+    def forward(self, saved: Tensor) -> Tensor:
+        """``(B, 3, S, S)`` in [-1, 1] -> ``(B, 2C, S/4, S/4)``: real parts, then imaginary parts."""
+        phasors: Tensor = self.head(functional.leaky_relu(self.trunk(functional.pixel_unshuffle(saved, CELL)), 0.1))
+        return phasors
+
+
+class Revealer(nn.Module):
+    """Saved picture and decrypted phasors -> the original face."""
+
+    def __init__(self, channels: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.trunk = _trunk(3 * CELL * CELL + 2 * channels, width, blocks)
+        half = width // 4
+        self.grow = nn.Conv2d(width, 4 * half, 3, padding=1)
+        self.fine = nn.Sequential(nn.Conv2d(half + 12, half, 3, padding=1), ResidualBlock(half))
+        self.head = nn.Conv2d(half, 12, 3, padding=1)
+
+    def forward(self, saved: Tensor, phasors: Tensor) -> Tensor:
+        """``(B, 3, S, S)`` in [-1, 1] and ``(B, 2C, S/4, S/4)`` -> ``(B, 3, S, S)`` in [-1, 1]."""
+        cells = torch.cat([functional.pixel_unshuffle(saved, CELL), phasors], dim=1)
+        grown = functional.pixel_shuffle(self.grow(functional.leaky_relu(self.trunk(cells), 0.1)), 2)
+        fine = self.fine(torch.cat([grown, functional.pixel_unshuffle(saved, 2)], dim=1))
+        return torch.tanh(functional.pixel_shuffle(self.head(functional.leaky_relu(fine, 0.1)), 2))
+
+
+class IdentityDistribution(nn.Module):
+    """Mean and covariance factor of the training identities: what a key's reference vector is drawn from.
+
+    The book mixes ten random training identities for each password. A draw from the Gaussian of the same mean and
+    covariance looks the same to the generator, needs no library of people, and lends nobody's identity.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("factor", torch.eye(dim))
+
+    @torch.no_grad()
+    def fit(self, identities: Tensor) -> None:
+        """Fits to ``(N, D)`` unit vectors (float64 inside; a little of the diagonal keeps the factor defined)."""
+        z = functional.normalize(identities.double(), dim=-1)
+        mean = z.mean(0)
+        covariance = (z - mean).T @ (z - mean) / len(z)
+        covariance += 1e-6 * covariance.diagonal().mean() * torch.eye(len(mean), dtype=z.dtype, device=z.device)
+        self.mean.copy_(mean)
+        self.factor.copy_(torch.linalg.cholesky(covariance))
+
+    def forward(self, normal: Tensor) -> Tensor:
+        """Standard normal ``(B, D)`` -> unit reference vectors ``(B, D)``."""
+        return functional.normalize(self.mean + normal @ self.factor.T, dim=-1)

@@ -1,0 +1,160 @@
+"""Layout and encryption of the concealed code.
+
+The code is ``(C, H, W)`` phasors. Three public, fixed sets of positions are taken from the last channel:
+
+* pilots: known phasors, the same in every picture, which let a recovery without a record find the exact position;
+* nonce: 32 bits that make the key's stream different for every face;
+* tag: 16 bits of an HMAC of the nonce, which tell whether the key is right.
+
+Everything else carries the face. Nonce and tag are turned by a stream that depends on the key alone, the face by a
+stream that depends on key and nonce. Turning a unit phasor by a uniformly random angle gives a uniformly random phasor,
+whatever it was before: a stream cipher on the circle. So the picture with the code is a function of the cover and of
+numbers that look random to anyone without the key, and of nothing else of the original.
+
+The nonce is an HMAC of the original crop under the key (as in SIV mode): the same face under the same key gives the
+same picture, two different faces practically never share a stream (32 bits: a chance of 1e-6 among about 90 faces, .5
+among 77,000 under one key; a collision would show an attacker the difference of two codes).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from facezoo.keys import Key
+
+PILOTS = 64
+NONCE_BITS = 32
+TAG_BITS = 16
+REPEATS = 8
+_RESERVED = PILOTS + (NONCE_BITS + TAG_BITS) * REPEATS
+_PURPOSE = "identity_rotation/code"
+TAG_ERRORS_ALLOWED = 1
+"""Of 16 tag bits; a wrong key passes with probability 17 / 65536."""
+
+
+class CodeLayout:
+    """Which position of the code carries what.
+
+    Args:
+        channels: Phasor channels C.
+        side: Cells of a side, S / 4.
+
+    Raises:
+        ValueError: The last channel is too small for the reserved positions.
+    """
+
+    def __init__(self, channels: int, side: int) -> None:
+        if side * side < _RESERVED:
+            raise ValueError(f"a code of {side}x{side} cells has no room for {_RESERVED} reserved positions")
+        self.channels, self.side = channels, side
+        # A fixed public shuffle spreads each bit's repeats over the picture: a local fault costs a repeat, not a bit.
+        order = torch.randperm(side * side, generator=torch.Generator().manual_seed(20260))
+        base = (channels - 1) * side * side
+        reserved = order[:_RESERVED] + base
+        self.pilots = reserved[:PILOTS]
+        self.nonce = reserved[PILOTS : PILOTS + NONCE_BITS * REPEATS].view(REPEATS, NONCE_BITS)
+        self.tag = reserved[PILOTS + NONCE_BITS * REPEATS :].view(REPEATS, TAG_BITS)
+        angles = torch.rand(PILOTS, generator=torch.Generator().manual_seed(20261)) * 2 * math.pi
+        self.pilot_angles = angles
+        payload = torch.ones(channels * side * side)
+        payload[reserved] = 0
+        self.payload_mask = payload.view(channels, side, side)
+        """1 where a phasor carries the face, 0 at reserved positions; ``(C, H, W)``."""
+
+    # ------------------------------------------------------------------ writing
+    def encrypt(self, angles: Tensor, keys: list[Key], nonces: list[bytes]) -> Tensor:
+        """Angles of the face -> encrypted phasors with pilots, nonce and tag.
+
+        Args:
+            angles: ``(B, C, H, W)`` radians.
+            keys: One key a face.
+            nonces: One 4-byte nonce a face.
+
+        Returns:
+            ``(B, 2C, H, W)``: real parts, then imaginary parts.
+        """
+        flat = angles.flatten(1).clone()
+        for row, key, nonce in zip(flat, keys, nonces, strict=True):
+            head_stream = self._head_stream(key)
+            row += self._stream(key, nonce).to(row)
+            bits = _to_bits(nonce)
+            tag = _to_bits(_tag(key, nonce))
+            row[self.nonce] = (math.pi * bits.to(row)) + head_stream[: NONCE_BITS * REPEATS].view(REPEATS, -1).to(row)
+            row[self.tag] = (math.pi * tag.to(row)) + head_stream[NONCE_BITS * REPEATS :].view(REPEATS, -1).to(row)
+            row[self.pilots] = self.pilot_angles.to(row)
+        return to_phasors(flat.view_as(angles))
+
+    # ------------------------------------------------------------------ reading
+    def read_header(self, phasors: Tensor, key: Key) -> tuple[bytes, bool]:
+        """Nonce of one face, and whether the tag fits the key.
+
+        Args:
+            phasors: ``(2C, H, W)`` as extracted from the picture.
+            key: The key to try.
+        """
+        real, imaginary = phasors.flatten().double().cpu().chunk(2)
+        head_stream = self._head_stream(key).double()
+
+        def soft_bits(positions: Tensor, stream: Tensor) -> Tensor:
+            angle = stream.view(REPEATS, -1)
+            return (real[positions] * torch.cos(angle) + imaginary[positions] * torch.sin(angle)).sum(0)
+
+        nonce_soft = soft_bits(self.nonce, head_stream[: NONCE_BITS * REPEATS])
+        tag_soft = soft_bits(self.tag, head_stream[NONCE_BITS * REPEATS :])
+        nonce = np.packbits((nonce_soft < 0).numpy()).tobytes()
+        expected = _to_bits(_tag(key, nonce)).bool()
+        errors = int(((tag_soft < 0) != expected).sum())
+        return nonce, errors <= TAG_ERRORS_ALLOWED
+
+    def decrypt(self, phasors: Tensor, key: Key, nonce: bytes) -> Tensor:
+        """Turns the phasors of one face back, ``(2C, H, W)`` -> ``(2C, H, W)``, zero at reserved positions."""
+        angles = self._stream(key, nonce).view(self.channels, self.side, self.side)
+        return turn(phasors[None], -angles[None].to(phasors))[0] * self.payload_mask.repeat(2, 1, 1).to(phasors)
+
+    def pilot_score(self, phasors: Tensor) -> Tensor:
+        """How well the pilots are read, ``(B, 2C, H, W)`` -> ``(B,)``: mean cosine between read and known, -1..1."""
+        real, imaginary = phasors.flatten(1).chunk(2, dim=1)
+        real, imaginary = real[:, self.pilots], imaginary[:, self.pilots]
+        angles = self.pilot_angles.to(phasors)
+        length = (real**2 + imaginary**2).sqrt().clamp_min(1e-6)
+        return ((real * torch.cos(angles) + imaginary * torch.sin(angles)) / length).mean(1)
+
+    # ------------------------------------------------------------------ streams
+    def _stream(self, key: Key, nonce: bytes) -> Tensor:
+        uniform = key.uniform(f"{_PURPOSE}/face", self.channels * self.side * self.side, context=nonce)
+        return torch.from_numpy(uniform) * math.pi
+
+    def _head_stream(self, key: Key) -> Tensor:
+        return torch.from_numpy(key.uniform(f"{_PURPOSE}/header", (NONCE_BITS + TAG_BITS) * REPEATS)) * math.pi
+
+
+def face_nonce(key: Key, crop: Tensor) -> bytes:
+    """Nonce of a face: HMAC of its 8-bit pixels under the key, 4 bytes; ``crop`` is ``(3, S, S)`` in [-1, 1]."""
+    pixels = ((crop.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return key.tag(f"{_PURPOSE}/nonce", pixels.numpy().tobytes(), NONCE_BITS // 8)
+
+
+def to_phasors(angles: Tensor) -> Tensor:
+    """``(B, C, H, W)`` radians -> ``(B, 2C, H, W)`` cosines, then sines."""
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
+
+
+def turn(phasors: Tensor, angles: Tensor) -> Tensor:
+    """Complex product of ``(B, 2C, H, W)`` phasors with ``exp(i angles)``, ``(B, C, H, W)``."""
+    real, imaginary = phasors.chunk(2, dim=1)
+    cosine, sine = torch.cos(angles), torch.sin(angles)
+    return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=1)
+
+
+def _tag(key: Key, nonce: bytes) -> bytes:
+    return key.tag(f"{_PURPOSE}/tag", nonce, TAG_BITS // 8)
+
+
+def _to_bits(data: bytes) -> Tensor:
+    return torch.from_numpy(np.unpackbits(np.frombuffer(data, dtype=np.uint8)).astype(np.float32))

@@ -1,0 +1,311 @@
+"""Training of identity_rotation: phase 1 disentangles, phase 2 learns to conceal and reveal.
+
+Paper: Wen, Liu, Song, Cao, Xie, "Face De-identification: Safeguarding Identities in the Digital Era", chapter 6 (Cao et
+al., ICCV 2021), losses (6.11)-(6.15).
+
+Phase ``disentangle`` trains attribute encoder, generator and discriminator as the book does, with two changes that keep
+the identity path from being ignored (a sketch with the book's recipe reconstructed well and ignored the identity vector
+altogether): the attribute encoder sees the inside of the face only coarsely (``attribute_grid``), and a part of each
+batch is given a foreign or rotated identity, on which the identity loss acts.
+
+Phase ``conceal`` (ours) freezes those and trains four networks that hide an encrypted code in the saved picture and
+read it back after rounding, JPEG and resampling; see ``networks`` and ``phase_code``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facezoo.core.batches import PackedBatches
+from facezoo.core.phases import Phase, PhasedModule, Side
+from facezoo.core.recipe import build_strict
+from facezoo.data.embeddings import ensure_embeddings
+from facezoo.methods.identity_rotation import losses
+from facezoo.methods.identity_rotation.config import IdentityRotationConfig
+from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
+from facezoo.methods.identity_rotation.phase_code import to_phasors, turn
+from facezoo.methods.identity_rotation.rotation import PRIVACY_LEVELS, rotate, rotation_degrees
+from facezoo.nets.patch_discriminator import MultiScaleDiscriminator, discriminator_loss, generator_loss
+from facezoo.recognition import load_recogniser
+
+
+class IdentityRotationTraining(PhasedModule):
+    """LightningModule of both phases.
+
+    Args:
+        config: Plain dict of ``IdentityRotationConfig``.
+        seed: Seed of weights and of every random draw.
+
+    Raises:
+        InputError: Unknown key or wrong type in ``config``.
+    """
+
+    shipped: tuple[str, ...] = (
+        "attribute_encoder",
+        "generator",
+        "identity_distribution",
+        "code_encoder",
+        "code_embedder",
+        "code_extractor",
+        "revealer",
+    )
+    def __init__(self, config: dict[str, Any], seed: int = 0) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.config = build_strict(IdentityRotationConfig, config, "config")
+        self.seed = seed
+        c = self.config
+        self.embedding_field = f"embedding_{c.recogniser}"
+        self.data_fields = (self.embedding_field,)
+        self.picture_size = c.size
+        torch.manual_seed(seed)
+        self.model = IdentityRotationNetworks(c)
+        self.discriminator = MultiScaleDiscriminator(c.discriminator_width, c.discriminator_layers, c.discriminator_scales)
+        self.phases = (
+            Phase("disentangle", c.disentangle_batches, ("attribute_encoder", "generator", "discriminator")),
+            Phase("conceal", c.conceal_batches, ("code_encoder", "code_embedder", "code_extractor", "revealer")),
+        )
+        self._recogniser: list[nn.Module] = []  # in a list: frozen, large, and no part of the checkpoint
+        self._identities: Tensor | None = None
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """All networks by name."""
+        return {**self.model.networks(), "discriminator": self.discriminator}
+
+    def prepare_data_files(self, paths: Sequence[Path], device: torch.device) -> None:
+        """Adds the identity vectors to the packed files, computed once."""
+        for path in paths:
+            ensure_embeddings(path, self.config.recogniser, self.recogniser, device)
+
+    def setup_data(self, data: PackedBatches) -> None:
+        """Takes the identity vectors: source of foreign identities and of their distribution."""
+        self._identities = functional.normalize(torch.from_numpy(data.all(self.embedding_field)), dim=-1)
+        self.model.identity_distribution.fit(self._identities)
+
+    @property
+    def recogniser(self) -> nn.Module:
+        """The frozen identity encoder, loaded on first use."""
+        if not self._recogniser:
+            self._recogniser.append(load_recogniser(self.config.recogniser).to(self.device))
+        return self._recogniser[0]
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Three Adams: generator side, discriminator, concealing networks. Each holds its parameters in every phase."""
+        c, nets = self.config, self.networks()
+
+        def parameters(*names: str) -> list[nn.Parameter]:
+            return [p for name in names for p in nets[name].parameters()]
+
+        betas = (c.beta1, c.beta2)
+        return [
+            torch.optim.Adam(parameters("attribute_encoder", "generator"), lr=c.learning_rate, betas=betas),
+            torch.optim.Adam(parameters("discriminator"), lr=c.learning_rate, betas=betas),
+            torch.optim.Adam(
+                parameters("code_encoder", "code_embedder", "code_extractor", "revealer"),
+                lr=c.conceal_learning_rate,
+                betas=(0.9, c.beta2),
+            ),
+        ]
+
+    # ------------------------------------------------------------------ steps
+    def step(self, batch: dict[str, Tensor], phase: Phase, side: Side) -> dict[str, Tensor]:
+        """One batch of either phase; ``batch`` has uint8 ``image`` ``(B, 3, S, S)`` and the embeddings ``(B, D)``."""
+        faces, identity = self._inputs(batch)
+        if phase.name == "disentangle":
+            return self._disentangle(faces, identity)
+        return self._conceal(faces, identity)
+
+    def _inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        faces = batch["image"].float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
+        return faces, functional.normalize(batch[self.embedding_field].float(), dim=-1)
+
+    def _rotated(self, identity: Tensor, whole: int, purpose: str) -> Tensor:
+        """Identities rotated toward random references by the angle of a random privacy level."""
+        rng = self.generator_for(purpose)
+        normal = self.share(torch.randn(whole, self.config.identity_dim, generator=rng))
+        levels = torch.randint(PRIVACY_LEVELS, (whole,), generator=rng)
+        degrees = self.share(torch.tensor([float(rotation_degrees(int(level))) for level in levels]))
+        return functional.normalize(rotate(identity, self.model.identity_distribution(normal), degrees), dim=-1)
+
+    def _targets(self, identity: Tensor) -> tuple[Tensor, Tensor]:
+        """Target identity of each face, and which faces got a foreign or rotated one (a fixed part of the batch)."""
+        whole = len(identity) * self.world_size
+        place = torch.arange(whole)
+        share = self.config.swap_share
+        swapped = torch.floor((place + 1) * share) > torch.floor(place * share)
+        rng = self.generator_for("targets")
+        assert self._identities is not None, "setup_data comes before training"
+        foreign = self._identities[torch.randint(len(self._identities), (whole,), generator=rng)]
+        take_foreign = torch.rand(whole, generator=rng) < 0.5
+        other = torch.where(
+            self.share(take_foreign)[:, None], self.share(foreign), self._rotated(identity, whole, "rotation")
+        )
+        mine = self.share(swapped)
+        return torch.where(mine[:, None], other, identity), mine
+
+    def _disentangle(self, faces: Tensor, identity: Tensor) -> dict[str, Tensor]:
+        c = self.config
+        optimizer_g, optimizer_d, _ = self._optimizers()
+        target, swapped = self._targets(identity)
+        own = ~swapped
+        adversarial = c.lambda_adv > 0 and self.batches_seen >= c.adversarial_start
+        logs: dict[str, Tensor] = {}
+
+        with optimizer_g.toggle_model():
+            maps = self.model.attributes(faces)
+            result = self.model.generator(target, maps)
+            n_own, n_swapped = max(int(own.sum()), 1), max(int(swapped.sum()), 1)
+            rec = losses.reconstruction_loss(result[own], faces[own]).sum() / n_own
+            l1 = (result[own] - faces[own]).abs().flatten(1).mean(1).sum() / n_own
+            total = c.lambda_rec * rec + c.lambda_l1 * l1
+            logs |= {"rec": rec, "l1": l1}
+            if bool(swapped.any()):
+                rng = self.generator_for("jitter")
+                offsets = (torch.rand(len(faces) * self.world_size, 2, generator=rng) * 2 - 1) * c.recogniser_jitter
+                seen = losses.jitter(result[swapped], self.share(offsets)[swapped])
+                embedding = self.recogniser(seen)
+                ident = losses.identity_loss(embedding, target[swapped]).sum() / n_swapped
+                again = self.model.attributes(result[swapped])
+                attr = losses.attribute_loss(again, [m[swapped].detach() for m in maps]).sum() / n_swapped
+                total = total + c.lambda_id * ident + c.lambda_attr * attr
+                leak = functional.cosine_similarity(embedding.detach(), identity[swapped], dim=-1).mean()
+                logs |= {"cos_target": 1 - ident, "cos_original": leak, "attr": attr}
+            if adversarial:
+                adv = generator_loss(self.discriminator(result), c.adversarial)
+                total = total + c.lambda_adv * adv
+                logs["adv"] = adv
+            optimizer_g.zero_grad()
+            self.manual_backward(total)
+            optimizer_g.step()
+
+        if adversarial:
+            with optimizer_d.toggle_model():
+                loss_d = discriminator_loss(self.discriminator(faces), self.discriminator(result.detach()), c.adversarial)
+                optimizer_d.zero_grad()
+                self.manual_backward(loss_d)
+                optimizer_d.step()
+            logs["discriminator"] = loss_d
+        return {name: value.detach() for name, value in logs.items()}
+
+    def _conceal(self, faces: Tensor, identity: Tensor) -> dict[str, Tensor]:
+        c = self.config
+        optimizer = self._optimizers()[2]
+        whole = len(faces) * self.world_size
+        with torch.no_grad():
+            cover = self.model.cover(faces, self._rotated(identity, whole, "rotation"))
+        rng = self.generator_for("stream")
+        side = c.size // 4
+        stream = self.share(torch.rand(whole, c.code_channels, side, side, generator=rng)) * 2 * math.pi
+        layout = self.model.layout
+        with optimizer.toggle_model():
+            angles = self.model.code_encoder(faces)
+            encrypted = angles + stream
+            flat = encrypted.flatten(1).clone()
+            flat[:, layout.pilots] = layout.pilot_angles.to(flat)
+            phasors = to_phasors(flat.view_as(encrypted))
+            residual = self.model.code_embedder(cover, phasors)
+            saved = self._saved(cover + residual)
+            extracted = self.model.code_extractor(saved)
+            extract = functional.mse_loss(extracted, phasors)
+            mask = layout.payload_mask.to(faces.device).repeat(2, 1, 1)
+            # Early on the reader is still blind; a part of the batch is given the true phasors with noise instead, so
+            # that code encoder and revealer learn meanwhile. The part falls to zero in a tenth of the phase.
+            position = self.locate(self.batches_seen)[1]
+            help_share = max(0.0, 1 - position / max(1.0, 0.1 * c.conceal_batches))
+            helped = self.share(torch.rand(whole, generator=rng) < help_share)
+            noisy = phasors + 0.3 * self.share(torch.randn(whole, *phasors.shape[1:], generator=rng))
+            read = torch.where(helped[:, None, None, None], noisy, extracted)
+            revealed = self.model.revealer(saved, turn(read, -stream) * mask)
+            l1, dissimilarity = losses.reveal_loss(revealed, faces)
+            change = residual.square().mean()
+            total = (
+                c.lambda_extract * extract
+                + c.lambda_reveal * l1
+                + c.lambda_reveal_ssim * dissimilarity
+                + c.lambda_residual * change
+            )
+            optimizer.zero_grad()
+            self.manual_backward(total)
+            self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
+            optimizer.step()
+        psnr = -10 * torch.log10(functional.mse_loss(revealed.detach(), faces) / 4)
+        logs = {"extract": extract, "l1": l1, "ssim": 1 - dissimilarity, "psnr": psnr, "residual": change.sqrt()}
+        return {name: value.detach() for name, value in logs.items()}
+
+    def _saved(self, picture: Tensor) -> Tensor:
+        """What a file does to the picture: 8 bits always; JPEG or resampling in a part of the batches."""
+        c = self.config
+        rng = self.generator_for("file")
+        draw, amount = torch.rand(2, generator=rng).tolist()
+        whole = len(picture) * self.world_size
+        quality = torch.rand(whole, generator=rng) * (c.jpeg_quality_high - c.jpeg_quality_low) + c.jpeg_quality_low
+        offsets = (torch.rand(whole, 2, generator=rng) - 0.5) / c.size  # up to half a pixel
+        if draw < c.shift_share / 2:
+            return losses.jitter(losses.to_8_bit(picture), self.share(offsets))
+        if draw < c.shift_share:
+            side = int(c.size * (0.75 + 0.75 * amount))
+            return losses.to_8_bit(losses.through_resize(losses.to_8_bit(picture), side))
+        if draw < c.shift_share + c.jpeg_share:
+            return losses.to_8_bit(losses.through_jpeg(losses.to_8_bit(picture), self.share(quality)))
+        return losses.to_8_bit(picture)
+
+    def _optimizers(self) -> Sequence[Any]:
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        return optimizers
+
+    # ------------------------------------------------------------------ what a run shows and ships
+    @torch.no_grad()
+    def sample_sheet(self, batch: dict[str, Tensor], averaged: Mapping[str, nn.Module]) -> list[tuple[str, Tensor]]:
+        """Originals, what the attribute encoder sees, own identity, two keys; in phase 2 the code and the recovery."""
+        faces, identity = self._inputs(batch)
+        model = self.model
+        live = {name: getattr(model, name) for name in averaged}
+        try:
+            for name, network in averaged.items():
+                setattr(model, name, network)
+            rng = torch.Generator().manual_seed(7)
+            normal = torch.randn(2, 1, self.config.identity_dim, generator=rng).to(faces.device)
+            reference = [model.identity_distribution(n).expand_as(identity) for n in normal]
+            rows = [
+                ("original", faces),
+                ("seen by the attribute encoder", model.coarse(faces)),
+                ("own identity", model.generator(identity, model.attributes(faces))),
+            ]
+            covers = [
+                model.cover(faces, functional.normalize(rotate(identity, r, rotation_degrees(4)), dim=-1))
+                for r in reference
+            ]
+            rows += [("key A", covers[0]), ("key B", covers[1])]
+            if self.locate(self.batches_seen)[0].name == "conceal":
+                angles = model.code_encoder(faces)
+                stream = torch.rand(angles.shape, generator=rng).to(angles) * 2 * math.pi
+                phasors = to_phasors(angles + stream)
+                saved = losses.to_8_bit(covers[0] + model.code_embedder(covers[0], phasors))
+                mask = model.layout.payload_mask.to(faces.device).repeat(2, 1, 1)
+                read = model.code_extractor(saved)
+                rows += [
+                    ("key A with the code", saved),
+                    ("recovered", model.revealer(saved, turn(read, -stream) * mask)),
+                    ("10 x the code", (saved - covers[0]).mul(10).clamp(-1, 1)),
+                ]
+            return rows
+        finally:
+            for name, network in live.items():
+                setattr(model, name, network)
+
+    def manifest_entries(self) -> dict[str, Any]:
+        """What the checkpoint's manifest says about the method: configuration and preprocessing."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "crop_size": self.config.size,
+            "preprocessing": {"range": [-1, 1], "template": "facezoo five points at 128", "colour": "RGB"},
+        }
