@@ -1,0 +1,444 @@
+"""Finding faces, with five points each, in pictures of any size.
+
+Two detectors are built in (`yunet`, the default, and `centerface`); others are added with `register_detector`. A plug-in
+only has to find faces of 16 to 300 pixels in one picture (`find`); everything around it is done here for all of them:
+scales and tiles for small faces in big pictures, a margin for faces that fill the picture, turned pictures, duplicates.
+
+Points are eye, eye, nose, mouth corner, mouth corner, left to right *in the upright face*: the person's right eye comes
+first, also where the face stands on its head.
+"""
+
+from __future__ import annotations
+
+import abc
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from facezoo.errors import InputError, UnknownNameError
+from facezoo.faces.align import ByteArray, alignment_error, template
+from facezoo.files import sha256_bytes
+
+PointArray = npt.NDArray[np.float32]
+Rotations = Literal["auto"] | bool
+
+#: Longest side of a picture that is searched in one piece; bigger ones are searched in tiles as well.
+_VIEW_SIDE = 1280
+#: Longest side of the coarse view, in which faces that fill the picture have a size that the detectors know.
+_COARSE_SIDE = 320
+#: Overlap of tiles: faces up to this size lie whole in one of them, bigger ones are found in the whole view.
+_TILE_OVERLAP = 192
+#: Face size, in pixels, down to which the detectors are reliable (measured on shrunk portraits).
+_RELIABLE_FACE = 16.0
+#: Margin around the coarse view, as a part of its side: a face that fills the picture gets surroundings.
+_COARSE_MARGIN = 0.2
+
+_WEIGHTS = {
+    "face_detection_yunet_2023mar_int8bq.onnx": "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
+    "centerface.onnx": "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc",
+}
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face in a picture.
+
+    Attributes:
+        box: (x0, y0, x1, y1) in picture pixels; may reach beyond the border where the face does.
+        points: (5, 2) float32, (x, y) in picture pixels: eye, eye, nose, mouth, mouth.
+        score: the detector's confidence, 0 to 1; 1 for points given by the user; 0 for points estimated from a box.
+    """
+
+    box: tuple[float, float, float, float]
+    points: PointArray
+    score: float
+
+    @property
+    def size(self) -> float:
+        """The shorter side of the box in pixels."""
+        return min(self.box[2] - self.box[0], self.box[3] - self.box[1])
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """How to search.
+
+    Attributes:
+        score_threshold: faces below this confidence are dropped; None: the detector's own (yunet 0.6, centerface 0.4).
+            Both lie low on purpose: a hand that is blurred is a smaller harm than a face that is not.
+        minimum_face: faces whose box's shorter side is below this many pixels are neither searched for nor reported.
+            Halving it makes the search of a big picture up to four times as slow; raising it makes it faster.
+        rotations: True: also search the picture turned by 90, 180 and 270 degrees; "auto": only when the upright
+            picture shows no face; False: never. (Faces turned by up to about 45 degrees are found anyway.)
+        overlap: two boxes with a larger intersection over union than this are taken for one face.
+    """
+
+    score_threshold: float | None = None
+    minimum_face: float = 12.0
+    rotations: Rotations = "auto"
+    overlap: float = 0.35
+
+    def __post_init__(self) -> None:
+        if self.score_threshold is not None and not 0.0 < self.score_threshold < 1.0:
+            raise InputError(f"score_threshold must lie between 0 and 1, got {self.score_threshold}")
+        if not 4.0 <= self.minimum_face <= 10_000.0:
+            raise InputError(f"minimum_face must be 4 to 10000 pixels, got {self.minimum_face}")
+        if self.rotations not in ("auto", True, False):
+            raise InputError(f'rotations must be True, False or "auto", got {self.rotations!r}')
+        if not 0.05 <= self.overlap <= 0.95:
+            raise InputError(f"overlap must be 0.05 to 0.95, got {self.overlap}")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A detection with what is needed to choose between duplicates."""
+
+    face: Face
+    rank: float = field(default=0.0)
+
+
+class Detector(abc.ABC):
+    """Base class of detectors: subclasses implement `find`; users call `detect`.
+
+    Args:
+        options: how to search.
+    """
+
+    name: str = ""
+    default_threshold: float = 0.5
+
+    def __init__(self, options: DetectorOptions | None = None) -> None:
+        self.options = options or DetectorOptions()
+
+    @abc.abstractmethod
+    def find(self, rgb: ByteArray, threshold: float) -> list[Face]:
+        """Find upright faces of about 16 to 300 pixels in one picture of at most about 1300 pixels a side.
+
+        Args:
+            rgb: (H, W, 3) uint8 RGB, contiguous, at least 32 pixels a side.
+            threshold: lowest confidence to report.
+
+        Returns:
+            Faces in pixels of `rgb`; duplicates are allowed.
+        """
+
+    @property
+    def threshold(self) -> float:
+        """The confidence below which faces are dropped."""
+        given = self.options.score_threshold
+        return self.default_threshold if given is None else given
+
+    def detect(self, rgb: ByteArray) -> list[Face]:
+        """Find all faces of a picture.
+
+        Args:
+            rgb: (H, W, 3) uint8 RGB of any size.
+
+        Returns:
+            Faces without duplicates, from left to right. Empty when there is none.
+
+        Raises:
+            InputError: `rgb` is not a picture.
+        """
+        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
+            raise InputError(f"a picture must be (H, W, 3) uint8 RGB, got {rgb.dtype} of shape {rgb.shape}")
+        found = self._search(rgb, tiles=True)
+        rotations = self.options.rotations
+        if rotations is True or (rotations == "auto" and not found):
+            for turns in (1, 2, 3):
+                turned = np.ascontiguousarray(np.rot90(rgb, turns))
+                # Tiles of turned pictures are searched only on demand: three more passes over 5,000 pixels are slow.
+                found += [
+                    replace(item, face=_turn_back(item.face, turns, rgb.shape[0], rgb.shape[1]))
+                    for item in self._search(turned, tiles=rotations is True)
+                ]
+        faces = [item.face for item in _without_duplicates(found, self.options.overlap)]
+        faces = [face for face in faces if face.size >= self.options.minimum_face]
+        return sorted(faces, key=lambda face: (face.box[0], face.box[1]))
+
+    def _search(self, rgb: ByteArray, tiles: bool) -> list[_Found]:
+        height, width = rgb.shape[:2]
+        longest = max(height, width)
+        # Fine enough that the smallest wanted face has the size the detector is reliable at; at most doubled.
+        finest = min(2.0, _RELIABLE_FACE / self.options.minimum_face)
+        if longest * min(finest, 1.0) > _VIEW_SIDE:
+            finest = min(finest, 1.0)
+        elif longest * finest > _VIEW_SIDE:
+            finest = max(1.0, _VIEW_SIDE / longest)
+        found: list[_Found] = []
+        whole = min(finest, _VIEW_SIDE / longest)
+        found += self._view(rgb, whole, 0.0)
+        if longest * whole > 1.25 * _COARSE_SIDE or max(height, width) * whole <= _COARSE_SIDE:
+            found += self._view(rgb, min(whole, _COARSE_SIDE / longest), _COARSE_MARGIN)
+        if tiles and finest > whole * 1.1:
+            found += self._tiles(rgb, finest)
+        return found
+
+    def _view(self, rgb: ByteArray, scale: float, margin: float) -> list[_Found]:
+        view, scale_x, scale_y = _resized(rgb, scale)
+        border = round(margin * max(view.shape[:2]))
+        # The detectors' strides need 32 pixels; very small pictures get a wider border.
+        border = max(border, -(-(64 - min(view.shape[:2])) // 2) if min(view.shape[:2]) < 64 else 0)
+        if border:
+            view = cv2.copyMakeBorder(view, border, border, border, border, cv2.BORDER_REPLICATE).astype(np.uint8)
+        faces = self.find(np.ascontiguousarray(view), self.threshold)
+        return [_Found(_mapped(face, scale_x, scale_y, -border, -border), face.score) for face in faces]
+
+    def _tiles(self, rgb: ByteArray, scale: float) -> list[_Found]:
+        height, width = rgb.shape[:2]
+        side = round(_VIEW_SIDE / scale)
+        found: list[_Found] = []
+        for x0, y0, x1, y1 in _tile_boxes(width, height, side, round(_TILE_OVERLAP / scale)):
+            view, scale_x, scale_y = _resized(rgb[y0:y1, x0:x1], scale)
+            for face in self.find(np.ascontiguousarray(view), self.threshold):
+                # A face that is cut by the edge of a tile loses against the whole one of a neighbour or of the
+                # whole view, but stays when it is the only one.
+                edge = 0.02 * max(x1 - x0, y1 - y0)
+                mapped = _mapped(face, scale_x, scale_y, 0.0, 0.0)
+                box = mapped.box
+                cut = (
+                    (box[0] < edge and x0 > 0)
+                    or (box[1] < edge and y0 > 0)
+                    or (box[2] > x1 - x0 - edge and x1 < width)
+                    or (box[3] > y1 - y0 - edge and y1 < height)
+                )
+                moved = Face(
+                    (box[0] + x0, box[1] + y0, box[2] + x0, box[3] + y0),
+                    (mapped.points + np.array([x0, y0], dtype=np.float32)).astype(np.float32),
+                    mapped.score,
+                )
+                found.append(_Found(moved, face.score - (0.5 if cut else 0.0)))
+        return found
+
+
+def _resized(rgb: ByteArray, scale: float) -> tuple[ByteArray, float, float]:
+    """Resize; returns the view and the exact scales in x and y."""
+    height, width = rgb.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if size == (width, height):
+        return rgb, 1.0, 1.0
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    view = cv2.resize(rgb, size, interpolation=method).astype(np.uint8, copy=False)
+    return view, size[0] / width, size[1] / height
+
+
+def _mapped(face: Face, scale_x: float, scale_y: float, shift_x: float, shift_y: float) -> Face:
+    """From view pixels to picture pixels."""
+    x0, y0, x1, y1 = face.box
+    scales = np.array([scale_x, scale_y], dtype=np.float32)
+    shift = np.array([shift_x, shift_y], dtype=np.float32)
+    points = (face.points + shift + 0.5) / scales - 0.5
+    box = ((x0 + shift_x) / scale_x, (y0 + shift_y) / scale_y, (x1 + shift_x) / scale_x, (y1 + shift_y) / scale_y)
+    return Face(box, points.astype(np.float32), face.score)
+
+
+def _tile_boxes(width: int, height: int, side: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
+    """Tiles of about `side` pixels which overlap by at least `overlap` and cover the picture evenly."""
+
+    def starts(length: int) -> list[tuple[int, int]]:
+        if length <= side:
+            return [(0, length)]
+        count = -(-(length - overlap) // (side - overlap))
+        step = (length - side) / (count - 1)
+        return [(round(index * step), round(index * step) + side) for index in range(count)]
+
+    for y0, y1 in starts(height):
+        for x0, x1 in starts(width):
+            yield x0, y0, min(x1, width), min(y1, height)
+
+
+def _turn_back(face: Face, turns: int, height: int, width: int) -> Face:
+    """Undo ``np.rot90(picture, turns)`` for a face found in the turned picture; height, width: of the upright one."""
+    corners = np.array([[face.box[0], face.box[1]], [face.box[2], face.box[3]]], dtype=np.float32)
+
+    def back(points: PointArray, last: float) -> PointArray:
+        # `last` is 1 for pixel centres (the last one is size - 1) and 0 for box edges.
+        x, y = points[:, 0], points[:, 1]
+        if turns == 1:
+            x, y = width - last - y, x
+        elif turns == 2:
+            x, y = width - last - x, height - last - y
+        else:
+            x, y = y, height - last - x
+        return np.stack([x, y], axis=1).astype(np.float32)
+
+    ends = back(corners, 0.0)
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    box = (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+    return Face(box, back(face.points, 1.0), face.score)
+
+
+def box_overlap(first: Sequence[float], second: Sequence[float]) -> float:
+    """Intersection over union of two boxes (x0, y0, x1, y1)."""
+    across = min(first[2], second[2]) - max(first[0], second[0])
+    down = min(first[3], second[3]) - max(first[1], second[1])
+    if across <= 0 or down <= 0:
+        return 0.0
+    common = across * down
+    areas = (first[2] - first[0]) * (first[3] - first[1]) + (second[2] - second[0]) * (second[3] - second[1])
+    return float(common / max(areas - common, 1e-9))
+
+
+def _without_duplicates(found: list[_Found], overlap: float) -> list[_Found]:
+    """Keep the highest ranked of detections that are one face: overlapping boxes, or features in one place."""
+    kept: list[_Found] = []
+    for item in sorted(found, key=lambda entry: entry.rank, reverse=True):
+        middle = item.face.points.mean(axis=0)
+        for other in kept:
+            if box_overlap(item.face.box, other.face.box) > overlap:
+                break
+            apart = float(np.linalg.norm(middle - other.face.points.mean(axis=0)))
+            if apart < 0.2 * min(item.face.size, other.face.size):
+                break
+        else:
+            kept.append(item)
+    return kept
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# the two built-in detectors
+
+
+def _read_weights(file: str) -> bytes:
+    data = (resources.files("facezoo") / "assets" / "detection" / file).read_bytes()
+    if sha256_bytes(data) != _WEIGHTS[file]:
+        raise InputError(f"the detector's file {file} is damaged; install facezoo again")
+    return data
+
+
+class YuNet(Detector):
+    """YuNet (Wu, Peng, Yu 2023; OpenCV Zoo, Apache-2.0/MIT) through OpenCV: small, fast, five points.
+
+    The weights are the int8 build `face_detection_yunet_2023mar_int8bq`.
+    """
+
+    name = "yunet"
+    default_threshold = 0.6
+
+    def __init__(self, options: DetectorOptions | None = None) -> None:
+        super().__init__(options)
+        self._data = np.frombuffer(_read_weights("face_detection_yunet_2023mar_int8bq.onnx"), dtype=np.uint8)
+        # cv2's detector keeps its input size and buffers: one for each thread.
+        self._local = threading.local()
+
+    def find(self, rgb: ByteArray, threshold: float) -> list[Face]:
+        """See `Detector.find`."""
+        height, width = rgb.shape[:2]
+        net = getattr(self._local, "net", None)
+        if net is None:
+            net = cv2.FaceDetectorYN.create("onnx", self._data, np.empty(0, np.uint8), (width, height))
+            net.setNMSThreshold(0.4)
+            net.setTopK(5000)
+            self._local.net = net
+        net.setInputSize((width, height))
+        net.setScoreThreshold(threshold)
+        _, rows = net.detect(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
+        if rows is None:
+            return []
+        return [
+            Face(
+                (float(row[0]), float(row[1]), float(row[0] + row[2]), float(row[1] + row[3])),
+                row[4:14].reshape(5, 2).astype(np.float32),
+                float(row[14]),
+            )
+            for row in rows
+            if np.isfinite(row).all()
+        ]
+
+
+class CenterFace(Detector):
+    """CenterFace (Xu et al. 2019, MIT) through OpenCV's dnn module: slower, an independent second opinion.
+
+    The network puts out a heat map, log sizes, offsets and points at a stride of 4.
+    """
+
+    name = "centerface"
+    default_threshold = 0.4
+    _outputs = ("537", "538", "539", "540")
+
+    def __init__(self, options: DetectorOptions | None = None) -> None:
+        super().__init__(options)
+        self._data = np.frombuffer(_read_weights("centerface.onnx"), dtype=np.uint8)
+        self._local = threading.local()
+
+    def find(self, rgb: ByteArray, threshold: float) -> list[Face]:
+        """See `Detector.find`."""
+        height, width = rgb.shape[:2]
+        padded = cv2.copyMakeBorder(rgb, 0, -height % 32, 0, -width % 32, cv2.BORDER_REPLICATE)
+        net = self._net(padded.shape[:2])
+        net.setInput(cv2.dnn.blobFromImage(padded))
+        heat, size, offset, points = (out[0] for out in net.forward(self._outputs))
+        heat = heat[0]
+        # A peak is the largest value of its 3x3 neighbourhood; the rest of the duplicates is removed by the caller.
+        peaks = (heat > threshold) & (heat >= cv2.dilate(heat, np.ones((3, 3), np.uint8)))
+        faces = []
+        for row, column in zip(*np.nonzero(peaks), strict=True):
+            tall, wide = np.exp(np.minimum(size[:, row, column], 10.0)) * 4.0
+            centre_y, centre_x = (np.array([row, column]) + offset[:, row, column] + 0.5) * 4.0
+            x0, y0 = float(centre_x - wide / 2), float(centre_y - tall / 2)
+            relative = points[:, row, column].reshape(5, 2)
+            places = np.stack([relative[:, 1] * wide + x0, relative[:, 0] * tall + y0], axis=1).astype(np.float32)
+            face = Face((x0, y0, float(x0 + wide), float(y0 + tall)), places, float(heat[row, column]))
+            if np.isfinite(places).all() and min(wide, tall) > 1 and centre_x < width and centre_y < height:
+                faces.append(face)
+        return faces
+
+    def _net(self, shape: tuple[int, int]) -> cv2.dnn.Net:
+        """A network for one input shape: after a change of shape OpenCV 4.14 gives wrong answers for this graph."""
+        nets: dict[tuple[int, int], cv2.dnn.Net] | None = getattr(self._local, "nets", None)
+        if nets is None:
+            nets = self._local.nets = {}
+        if shape not in nets:
+            while len(nets) >= 4:  # about 30 MB each with their buffers
+                nets.pop(next(iter(nets)))
+            nets[shape] = cv2.dnn.readNetFromONNX(self._data)
+        return nets[shape]
+
+
+DetectorFactory = Callable[[DetectorOptions | None], Detector]
+_DETECTORS: dict[str, DetectorFactory] = {}
+
+
+def register_detector(name: str, factory: DetectorFactory) -> None:
+    """Add a detector under a name.
+
+    Args:
+        name: what `get_detector` and the command line call it.
+        factory: called with the options (or None), returns the detector; usually the subclass of `Detector` itself.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    if name in _DETECTORS:
+        raise InputError(f"a detector named {name!r} is registered already; choose another name")
+    _DETECTORS[name] = factory
+
+
+def list_detectors() -> list[str]:
+    """Names of all detectors."""
+    return sorted(_DETECTORS)
+
+
+def get_detector(name: str = "yunet", options: DetectorOptions | None = None) -> Detector:
+    """Make a detector.
+
+    Args:
+        name: "yunet", "centerface", or a registered one.
+        options: how to search.
+
+    Raises:
+        UnknownNameError: no such detector.
+    """
+    if name not in _DETECTORS:
+        raise UnknownNameError(f"there is no detector {name!r}; choose one of: {', '.join(list_detectors())}")
+    return _DETECTORS[name](options)
+
+
+register_detector("yunet", YuNet)
+register_detector("centerface", CenterFace)
