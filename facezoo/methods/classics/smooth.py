@@ -21,12 +21,6 @@ __all__ = ["GaussianBlur", "LowResolution", "Pixelation", "area_matrix", "gaussi
 
 Matrix = npt.NDArray[np.float64]
 
-_REDUCED_SIGMA = 3.0
-"""A wide Gaussian is computed on a shrunk crop where its deviation is still at least this many (small) pixels.
-
-The error against the exact blur is then below half an 8-bit level (tests/methods/test_classics.py), the cost a third.
-"""
-
 
 def area_matrix(size: int, cells: int) -> Matrix:
     """Averaging of ``size`` pixels into ``cells`` equal parts, with fractional coverage at their edges.
@@ -62,40 +56,46 @@ def linear_matrix(size: int, cells: int) -> Matrix:
     return matrix
 
 
-def gaussian_matrix(size: int, sigma: float) -> Matrix:
-    """Gaussian blur of ``size`` pixels whose picture goes on mirrored beyond the border.
+def gaussian_matrix(targets: Matrix, sources: Matrix, size: float, sigma: float) -> Matrix:
+    """Gaussian weights from places to places, on a line whose picture goes on mirrored beyond 0 and ``size``.
 
     Args:
-        size: pixels.
-        sigma: standard deviation in pixels, above 0.
+        targets: (T,) where values are wanted, within 0..size; pixel i has its centre at i + 0.5.
+        sources: (N,) where values are, evenly spaced over 0..size.
+        size: length of the line.
+        sigma: standard deviation, above 0, in the same unit.
 
     Returns:
-        (size, size); rows sum to 1. Tails beyond four deviations are cut.
+        (T, N); rows sum to 1.
     """
-    reach = max(1, math.ceil(4 * sigma))
-    offsets = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
-    weights /= weights.sum()
-    # Mirrored with the border pixel repeated (period 2 * size): also right when the tail is longer than the crop.
-    place = (np.arange(size)[:, None] + offsets) % (2 * size)
-    place = np.where(place >= size, 2 * size - 1 - place, place)
-    matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], place), weights)
-    return matrix
+    matrix = np.zeros((len(targets), len(sources)))
+    # Mirror images repeat with the period 2 * size; those further away than six deviations weigh nothing.
+    turns = math.ceil(3 * sigma / size) + 1
+    for turn in range(-turns, turns + 1):
+        for image in (sources, -sources):
+            distance = targets[:, None] - (image[None, :] + 2 * size * turn)
+            matrix += np.exp(-0.5 * (distance / sigma) ** 2)
+    normalised: Matrix = matrix / matrix.sum(1, keepdims=True)
+    return normalised
 
 
 @functools.lru_cache(maxsize=32)
 def _gaussian_factors(size: int, sigma: float) -> tuple[Tensor, ...]:
-    """Factors whose product (left to right) is the blur of ``size`` pixels: one, or enlarge and (blur and shrink)."""
-    cells = max(1, math.ceil(size * _REDUCED_SIGMA / sigma))
+    """Factors whose product (left to right) is the blur of ``size`` pixels by ``sigma`` pixels.
+
+    A wide blur is done as two narrower ones of sigma / sqrt(2) each, the first from pixels to a few places, the second
+    from there back to pixels. A Gaussian that is sampled once a deviation is known exactly for every practical
+    purpose (the error falls with exp(-2 pi^2)), so the few places are as good as all pixels.
+    """
+    pixels: Matrix = np.arange(size, dtype=np.float64) + 0.5
+    cells = math.ceil(size * math.sqrt(2) / sigma)
     if cells > size // 2:
-        return (torch.from_numpy(gaussian_matrix(size, sigma)),)
-    factor = size / cells
-    # Averaging over a cell and linear interpolation blur too (by 1/12 and 1/6 cells squared): taken off the Gaussian.
-    inner = math.sqrt((sigma / factor) ** 2 - 1 / 12 - 1 / 6)
+        return (torch.from_numpy(gaussian_matrix(pixels, pixels, size, sigma)),)
+    half = sigma / math.sqrt(2)
+    places: Matrix = (np.arange(cells, dtype=np.float64) + 0.5) * (size / cells)
     return (
-        torch.from_numpy(linear_matrix(size, cells)),
-        torch.from_numpy(gaussian_matrix(cells, inner) @ area_matrix(size, cells)),
+        torch.from_numpy(gaussian_matrix(pixels, places, size, half)),
+        torch.from_numpy(gaussian_matrix(places, pixels, size, half)),
     )
 
 
