@@ -1,0 +1,755 @@
+"""The command line: parses, calls, prints. Nothing heavy is imported before a command needs it.
+
+Exit codes: 0 all pictures done; 1 internal or mixed errors; 2 input or usage; 3 no face; 4 key; 5 checkpoint;
+6 record; 7 output; 130 interrupted. An error is one line on stderr, ``facezoo: error: ...``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from facezoo import __version__
+from facezoo.errors import FacezooError, InputError, OutputError
+
+if TYPE_CHECKING:
+    from facezoo.batch import Job, Outcome, Settings
+    from facezoo.keys import Key
+
+__all__ = ["build_parser", "main"]
+
+_KEY_HELP = (
+    "file with the key or passphrase ('facezoo key new FILE' makes one); - reads standard input; "
+    "without it the variable FACEZOO_KEY is used, else you are asked"
+)
+
+
+class _UsageError(Exception):
+    """A command line that cannot be parsed."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as one line instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting."""
+        raise _UsageError(f"{message}; see: {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    debug = os.environ.get("FACEZOO_DEBUG") == "1"
+    try:
+        arguments = build_parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except _UsageError as error:
+        _print_error(str(error))
+        return 2
+    except SystemExit as error:  # argparse leaves this way after --help and --version
+        return error.code if isinstance(error.code, int) else 0
+    except FacezooError as error:
+        if debug:
+            traceback.print_exc()
+        _print_error(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output (head, say) left: say nothing, and keep Python from saying it at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        _print_error("interrupted; finished pictures are complete, run the same command again to go on")
+        return 130
+    except (MemoryError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        _print_error(f"{type(error).__name__}: {' '.join(str(error).split())}; set FACEZOO_DEBUG=1 for details")
+        return 1
+
+
+def _print_error(message: str) -> None:
+    print(f"facezoo: error: {message}", file=sys.stderr)
+
+
+# -------------------------------------------------------------------------------------------------------------- parser
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="facezoo",
+        description="Make faces in pictures anonymous, and bring them back with the key.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "examples:\n"
+            "  facezoo demo\n"
+            "  facezoo key new my.key\n"
+            "  facezoo anonymize group.jpg -o group.anon.png --model identity_rotation --key-file my.key\n"
+            "  facezoo recover group.anon.png -o group.back.png --key-file my.key\n"
+            "  facezoo anonymize photos/ -o photos.anon/ --model gaussian_blur --workers 2\n"
+            "\n'facezoo COMMAND --help' tells more about a command."
+        ),
+    )
+    parser.add_argument("--version", action="version", version=f"facezoo {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_anonymize(commands)
+    _add_recover(commands)
+    _add_list(commands)
+    _add_info(commands)
+    _add_key(commands)
+    _add_demo(commands)
+    _add_prepare(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    return parser
+
+
+Commands = Any  # argparse keeps the type of its sub-parsers' collection private
+
+
+def _add(commands: Commands, name: str, summary: str, examples: str, details: str = "") -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.{details}",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def _quality(text: str) -> int:
+    value = _positive(text)
+    if value > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a quality of 1 to 100")
+    return value
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="pictures and folders")
+    parser.add_argument("-o", "--output", required=True, help="file for one picture, folder for several")
+    parser.add_argument("--key-file", metavar="FILE", help=_KEY_HELP)
+    parser.add_argument(
+        "--key-form",
+        choices=("passphrase", "six-digits", "bits"),
+        default="passphrase",
+        help="how a typed key is read; six digits and bits are the papers' forms and are worth little",
+    )
+    parser.add_argument("--revision", help="revision of a Hugging Face model")
+    parser.add_argument("--device", default="cpu", help="where a learned model runs: cpu, cuda, ... (default: cpu)")
+    parser.add_argument(
+        "--detector", default="yunet", metavar="NAME", help="yunet or centerface, or a registered one (default: yunet)"
+    )
+    parser.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
+    parser.add_argument(
+        "--format", choices=("png", "jpg", "webp"), help="output format (default: from the ending, else png: lossless)"
+    )
+    parser.add_argument("--quality", type=_quality, default=95, help="of jpg and webp, 1 to 100 (default: 95)")
+    parser.add_argument(
+        "--metadata",
+        choices=("drop", "keep-safe"),
+        default="drop",
+        help="what becomes of EXIF: drop it, or keep the fields that show neither place nor face (default: drop)",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+
+
+def _add_anonymize(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "anonymize",
+        "make the faces of pictures anonymous",
+        "  facezoo anonymize group.jpg -o group.anon.png --model identity_rotation --key-file my.key\n"
+        "  facezoo anonymize photos/ -o photos.anon/ --model gaussian_blur --workers 2\n"
+        "  facezoo anonymize group.jpg -o group.anon.png --model pixelation --option cell=16 --seal --key-file my.key\n"
+        "  pass show photos | facezoo anonymize a.jpg b.jpg -o out/ --model identity_rotation --key-file -",
+        " Beside each output a record FILE.facezoo.json is written, which recovery uses. When a face cannot be "
+        "anonymized, nothing is written for that picture. A folder's run can be repeated: what is finished is left.",
+    )
+    _add_files(parser)
+    parser.add_argument("--model", required=True, metavar="NAME", help="see 'facezoo list'; or a folder, or org/name")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the method ('facezoo info NAME')"
+    )
+    parser.add_argument("--seal", action="store_true", help="put the originals, encrypted, into the record")
+    parser.add_argument("--keep", metavar="FOLDER", help="people in these pictures are left as they are")
+    parser.add_argument("--boxes", metavar="FILE.json", help="faces to anonymize, instead of detected ones")
+    parser.add_argument(
+        "--verify",
+        choices=("on", "add", "off"),
+        default="on",
+        help="second detector: on refuses a picture with a face that only it sees, add anonymizes that face too",
+    )
+    parser.add_argument(
+        "--allow-no-face",
+        choices=("copy", "skip"),
+        help="picture without a face: write it unchanged, or write nothing (default: an error)",
+    )
+    parser.add_argument("--embed-record", action="store_true", help="put the record into the PNG as well")
+    parser.add_argument("--no-record", action="store_true", help="write no FILE.facezoo.json")
+    parser.set_defaults(command=_anonymize)
+
+
+def _add_recover(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "recover",
+        "bring the faces of anonymized pictures back",
+        "  facezoo recover group.anon.png -o group.back.png --key-file my.key\n"
+        "  facezoo recover group.anon.png -o group.back.png --key-file my.key --no-record --model identity_rotation\n"
+        "  facezoo recover photos.anon/ -o photos.back/ --key-file my.key",
+        " The record beside the picture (or inside the PNG) says where the faces are and which model made them; with "
+        "--no-record they are looked for. Sealed faces come back without loss.",
+    )
+    _add_files(parser)
+    parser.add_argument("--model", metavar="NAME", help="needed where there is no record")
+    parser.add_argument("--no-record", action="store_true", help="use the picture and the key alone")
+    parser.set_defaults(command=_recover)
+
+
+def _add_list(commands: Commands) -> None:
+    parser = _add(commands, "list", "list the models", "  facezoo list\n  facezoo list --json")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.set_defaults(command=_list)
+
+
+def _add_info(commands: Commands) -> None:
+    parser = _add(commands, "info", "tell about one model", "  facezoo info gaussian_blur\n  facezoo info NAME --json")
+    parser.add_argument("name", metavar="NAME", help="a model of 'facezoo list', a checkpoint folder, or org/name")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.set_defaults(command=_info)
+
+
+def _add_key(commands: Commands) -> None:
+    parser = _add(commands, "key", "make a key file", "  facezoo key new my.key")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    new = _add(
+        actions,
+        "new",
+        "make a key file with a fresh random key",
+        "  facezoo key new my.key",
+        " Keep it safe: whoever has it can recover the pictures, and without it nobody can.",
+    )
+    new.add_argument("file", metavar="FILE", help="new file; an existing one is never replaced")
+    new.set_defaults(command=_key_new)
+
+
+def _add_demo(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "demo",
+        "show every model on a public-domain picture",
+        "  facezoo demo\n  facezoo demo -o my_demo",
+        " Writes one PNG sheet and prints how far a recogniser is from knowing the faces. No network is needed.",
+    )
+    parser.add_argument("-o", "--output", default="demo_out", metavar="FOLDER", help="default: demo_out")
+    parser.set_defaults(command=_demo)
+
+
+def _add_prepare(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "prepare",
+        "detect, align and pack a folder of pictures for training",
+        "  facezoo prepare photos/ -o packed/photos.safetensors\n"
+        "  facezoo prepare people/ -o packed/people.safetensors --size 128",
+        " Sub-folders may name people. What was left out, and why, is reported. Can be interrupted and repeated.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="pictures, optionally in one sub-folder per person")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="packed set (.safetensors)")
+    parser.add_argument("--size", type=_positive, default=128, help="side of the crops (default: 128)")
+    parser.add_argument("--detector", default="yunet", metavar="NAME", help="default: yunet")
+    parser.add_argument(
+        "--identity",
+        choices=("subfolder", "file"),
+        default="subfolder",
+        help="whose face it is: the first sub-folder's name (default), or every face a person of its own",
+    )
+    parser.add_argument(
+        "--faces",
+        choices=("largest", "all"),
+        default="largest",
+        help="largest face of a picture (default), or all (with --identity file)",
+    )
+    parser.add_argument("--min-face", type=_positive, default=40, metavar="PIXELS", help="smaller faces are left out")
+    parser.add_argument("--source", default="", metavar="TEXT", help="where the pictures come from, and their rights")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes beside this one (default: 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing set")
+    parser.set_defaults(command=_prepare)
+
+
+def _add_train(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "train",
+        "train a model from a recipe",
+        "  facezoo train recipes/identity_rotation/faces_128.yaml --max-minutes 60\n"
+        "  facezoo train recipe.yaml --output runs/mine --set train.batch_size=8",
+        " Run the same command again to go on where it stopped. Ends in a checkpoint that --model takes.",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file of recipes/")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="run folder (default: runs/<recipe's name>)")
+    parser.add_argument("--max-minutes", type=float, metavar="M", help="stop (and save) after this time")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a value"
+    )
+    parser.set_defaults(command=_train)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "evaluate",
+        "measure a model: privacy, recovery, picture quality",
+        "  facezoo evaluate identity_rotation --data packed/evaluation.safetensors -o results/",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model's name or a checkpoint folder")
+    parser.add_argument("--data", required=True, metavar="FILE", help="packed set of the evaluation split")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where results.json and tables go")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="use the first N faces only")
+    parser.set_defaults(command=_evaluate)
+
+
+# ----------------------------------------------------------------------------------------------- anonymize and recover
+
+
+def _anonymize(arguments: argparse.Namespace) -> int:
+    import base64
+
+    from facezoo.batch import Settings, find_finished, plan_jobs
+    from facezoo.hub.manifest import resolve_model
+    from facezoo.keys import new_salt
+    from facezoo.registry import method_info
+
+    plan = plan_jobs(arguments.inputs, arguments.output, file_format=arguments.format)
+    model = resolve_model(arguments.model, revision=arguments.revision)
+    info = method_info(model.method)
+    options = _parse_options(model.method, arguments.option)
+    boxes = _read_boxes(arguments.boxes)
+    if arguments.keep is not None and not Path(arguments.keep).is_dir():
+        raise InputError(f"--keep {arguments.keep}: no such folder; give a folder with pictures of the people to keep")
+    if not plan.to_folder:
+        _check_single(plan.jobs[0], arguments.format, embed=arguments.embed_record)
+    elif arguments.embed_record and (arguments.format or "png") != "png":
+        raise InputError("only a PNG can carry its record: use --format png, or leave out --embed-record")
+    if arguments.seal and arguments.no_record and not arguments.embed_record:
+        raise InputError("--seal puts the originals into the record: leave out --no-record, or add --embed-record")
+    key: Key | None = None
+    if arguments.seal or info.requires_key or (info.uses_key and _key_is_given(arguments)):
+        key = _read_key(arguments, confirm=True)
+    elif arguments.key_file is not None:
+        _note(arguments, f"{model.name} uses no key: the key file is not read (--seal would use it)")
+    settings = Settings(
+        task="anonymize",
+        model=arguments.model,
+        revision=arguments.revision,
+        detector=arguments.detector,
+        device=arguments.device,
+        options=options,
+        boxes=boxes,
+        keep=arguments.keep,
+        seal=arguments.seal,
+        verify=arguments.verify,
+        no_face=arguments.allow_no_face or "refuse",
+        metadata=arguments.metadata,
+        file_format=arguments.format or ("png" if plan.to_folder else None),
+        quality=arguments.quality,
+        embed=arguments.embed_record,
+        write_record=not arguments.no_record,
+        overwrite=arguments.overwrite,
+        salt=base64.b64encode(new_salt()).decode(),
+    )
+
+    def finished(job: Job) -> bool:
+        return find_finished(job, settings, model, key)
+
+    if plan.left_out:
+        _note(arguments, f"{plan.left_out} files that are no pictures were left out")
+    return _run(arguments, settings, plan.jobs, key, plan.to_folder, finished)
+
+
+def _recover(arguments: argparse.Namespace) -> int:
+    from facezoo.batch import Settings, plan_jobs
+    from facezoo.hub.manifest import resolve_model
+
+    plan = plan_jobs(arguments.inputs, arguments.output, file_format=arguments.format)
+    if arguments.model is not None:
+        resolve_model(arguments.model, revision=arguments.revision)
+    elif arguments.no_record:
+        raise InputError("--no-record needs --model NAME: without the record nothing says which model was used")
+    if not plan.to_folder:
+        _check_single(plan.jobs[0], arguments.format, embed=False)
+    key = _read_key(arguments, confirm=False)
+    settings = Settings(
+        task="recover",
+        model=arguments.model or "",
+        revision=arguments.revision,
+        detector=arguments.detector,
+        device=arguments.device,
+        metadata=arguments.metadata,
+        file_format=arguments.format or ("png" if plan.to_folder else None),
+        quality=arguments.quality,
+        write_record=False,
+        use_record=not arguments.no_record,
+        overwrite=arguments.overwrite,
+    )
+
+    def finished(job: Job) -> bool:
+        if job.target.exists() and not settings.overwrite:
+            raise OutputError(f"{job.target} exists already; choose another name or use --overwrite")
+        return False
+
+    return _run(arguments, settings, plan.jobs, key, plan.to_folder, finished)
+
+
+def _check_single(job: Job, file_format: str | None, *, embed: bool) -> None:
+    """Refuse an output of one picture before a model is loaded for it."""
+    endings = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+    kind = endings.get(job.target.suffix.lower())
+    if kind is None and file_format is None:
+        raise InputError(
+            f"{job.target}: cannot tell the format from the ending {job.target.suffix!r}; use .png, .jpg or .webp"
+        )
+    if kind is not None and file_format is not None and kind != file_format:
+        raise InputError(f"{job.target} ends in {job.target.suffix} but --format says {file_format}; make them agree")
+    if embed and (file_format or kind) != "png":
+        raise InputError("only a PNG can carry its record: save as .png, or leave out --embed-record")
+    if job.target.is_dir():
+        raise OutputError(f"cannot write {job.target}: it is a folder; give a file name")
+    parent = job.target.parent
+    if not parent.is_dir():
+        raise OutputError(f"cannot write {job.target}: the folder {parent} does not exist; make the folder first")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {job.target}: permission denied; choose a folder you may write to")
+
+
+def _run(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    jobs: Sequence[Job],
+    key: Key | None,
+    to_folder: bool,
+    finished: Callable[[Job], bool],
+) -> int:
+    """Do what is not finished yet, show progress, list failures at the end."""
+    from facezoo.batch import Outcome, run_jobs
+
+    waiting: list[Job] = []
+    outcomes: list[Outcome] = []
+    for job in jobs:
+        try:
+            if finished(job):
+                outcomes.append(Outcome(job, "finished", "finished by an earlier run"))
+            else:
+                waiting.append(job)
+        except FacezooError as error:
+            if not to_folder:
+                raise
+            outcomes.append(Outcome(job, "failed", str(error), exit_code=error.exit_code))
+    with _progress(len(jobs), len(outcomes), arguments.quiet or not to_folder) as advance:
+        outcomes += run_jobs(waiting, settings, key, workers=arguments.workers, report=advance)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+
+    if not to_folder:
+        outcome = outcomes[0]
+        if failed:
+            _print_error(outcome.message)
+            return outcome.exit_code or 1
+        for line in outcome.lines:
+            if line.startswith("warning: "):
+                print(f"facezoo: {line}", file=sys.stderr)
+            elif not arguments.quiet:
+                print(line)
+        if not arguments.quiet:
+            wrote = "" if outcome.status == "skipped" else f"{outcome.job.target}: "
+            print(f"{wrote}{outcome.message}")
+        return 0
+
+    for outcome in outcomes:
+        for line in outcome.lines:
+            if line.startswith("warning: "):
+                print(f"facezoo: {outcome.job.source}: {line}", file=sys.stderr)
+            elif not arguments.quiet:
+                print(f"{outcome.job.source}: {line}")
+    if not arguments.quiet:
+        count = {status: sum(item.status == status for item in outcomes) for status in ("done", "finished", "skipped")}
+        faces = sum(outcome.faces for outcome in outcomes)
+        done = f"{count['done']} of {len(outcomes)} pictures done ({faces} faces)"
+        more = [f"{count['finished']} finished before"] if count["finished"] else []
+        more += [f"{count['skipped']} skipped (no face)"] if count["skipped"] else []
+        print("; ".join([done, *more]))
+    for outcome in failed:
+        print(f"facezoo: failed: {outcome.job.source}: {outcome.message}", file=sys.stderr)
+    if not failed:
+        return 0
+    _print_error(f"{len(failed)} of {len(outcomes)} pictures failed (listed above); nothing was written for them")
+    codes = {outcome.exit_code for outcome in failed}
+    return codes.pop() if len(codes) == 1 else 1
+
+
+@contextlib.contextmanager
+def _progress(total: int, done: int, quiet: bool) -> Iterator[Callable[[Outcome], None]]:
+    """A progress bar on stderr, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda outcome: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=done, unit="picture", file=sys.stderr, dynamic_ncols=True) as bar:
+        failures = 0
+
+        def advance(outcome: Outcome) -> None:
+            nonlocal failures
+            failures += outcome.status == "failed"
+            if failures:
+                bar.set_postfix(failed=failures, refresh=False)
+            bar.update(1)
+
+        yield advance
+
+
+def _key_is_given(arguments: argparse.Namespace) -> bool:
+    return arguments.key_file is not None or "FACEZOO_KEY" in os.environ
+
+
+def _read_key(arguments: argparse.Namespace, *, confirm: bool) -> Key:
+    from facezoo.keys import read_key
+
+    key = read_key(arguments.key_file, confirm=confirm, form=arguments.key_form)
+    if key.advice and confirm:
+        _note(arguments, key.advice)
+    return key
+
+
+def _note(arguments: argparse.Namespace, text: str) -> None:
+    if not arguments.quiet:
+        print(f"facezoo: note: {text}", file=sys.stderr)
+
+
+def _parse_options(method: str, texts: Sequence[str]) -> dict[str, object]:
+    """``name=value`` texts -> checked values, by the method's own options class (no torch)."""
+    from facezoo.registry import load_options_class
+
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise InputError(f"--option {text!r}: write NAME=VALUE")
+        if name in pairs:
+            raise InputError(f"--option {name} is given twice")
+        pairs[name] = value
+    if not pairs:
+        return {}
+    parsed = load_options_class(method).from_strings(pairs)
+    return {name: getattr(parsed, name) for name in pairs}
+
+
+def _read_boxes(path: str | None) -> dict[str, object]:
+    """Read a boxes file: a list of boxes for every picture, or lists by picture name."""
+    if path is None:
+        return {}
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the boxes file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"the boxes file {path} is no JSON: {error}") from error
+    if isinstance(content, list):
+        return {"": content}
+    if isinstance(content, dict) and content and set(content) <= {"boxes", "points"}:
+        return {"": content}
+    if isinstance(content, dict) and content:
+        return content
+    raise InputError(
+        f'the boxes file {path} must hold [[x0, y0, x1, y1], ...], or {{"picture.jpg": [[...], ...]}}, '
+        'or {"boxes": [...], "points": [...]}'
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- list and info
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from facezoo.hub.models import list_models
+
+    models = list_models()
+    if arguments.json:
+        print(json.dumps([model.to_dict() for model in models], indent=2))
+        return 0
+    rows = [("NAME", "KIND", "REVERSIBLE", "KEY", "STATUS", "WHAT")]
+    for model in models:
+        yes = ("yes" if model.reversible else "no", "yes" if model.uses_key else "no")
+        rows.append((model.name, model.kind, *yes, model.status, model.summary))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False)) + "  " + row[5])
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from facezoo.hub.manifest import resolve_model
+    from facezoo.registry import list_methods, load_options_class, method_info
+
+    names = {info.name for info in list_methods()}
+    manifest: dict[str, Any] = {}
+    model_name = arguments.name
+    if arguments.name in names and method_info(arguments.name).learned:
+        method = arguments.name  # the method itself can be told about whether or not a checkpoint is at hand
+        with contextlib.suppress(FacezooError):
+            resolved = resolve_model(arguments.name)
+            model_name, manifest = resolved.name, dict(resolved.manifest or {})
+    else:
+        resolved = resolve_model(arguments.name)
+        method, model_name, manifest = resolved.method, resolved.name, dict(resolved.manifest or {})
+    info = method_info(method)
+    documented = load_options_class(method).documented()
+    defaults = load_options_class(method).defaults()
+    content: dict[str, Any] = {
+        "name": model_name,
+        "method": info.name,
+        "summary": manifest.get("summary") or info.summary,
+        "kind": "learned" if info.learned else "classic",
+        "reversible": info.reversible,
+        "uses_key": info.uses_key,
+        "requires_key": info.requires_key,
+        "status": manifest.get("status", "no checkpoint" if info.learned else info.status),
+        "source": info.source,
+        "options": {
+            name: {
+                "default": defaults[name] if _is_plain(defaults[name]) else str(defaults[name]),
+                "doc": " ".join(note.doc.split()),
+                "unit": note.unit,
+                "minimum": note.minimum,
+                "maximum": note.maximum,
+                "choices": list(note.choices),
+            }
+            for name, note in documented.items()
+        },
+    }
+    for field in ("version", "licence", "crop_size", "metrics", "training"):
+        if field in manifest:
+            content[field] = manifest[field]
+    if arguments.json:
+        print(json.dumps(content, indent=2))
+        return 0
+    options = content.pop("options")
+    for name, value in content.items():
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
+        if isinstance(value, dict):
+            if value:
+                print(f"{name.replace('_', ' ')}:")
+                for inner, figure in value.items():
+                    print(f"  {inner}: {figure}")
+        elif value not in ("", None):
+            print(f"{name.replace('_', ' ')}: {value}")
+    print("options:" if options else "options: none")
+    for name, note in options.items():
+        limits = ", ".join(note["choices"]) or " to ".join(
+            f"{bound:g}" for bound in (note["minimum"], note["maximum"]) if bound is not None
+        )
+        facts = "; ".join(filter(None, [f"default {note['default']}", note["unit"], limits]))
+        print(f"  {name}: {note['doc']} ({facts})")
+    return 0
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | list | tuple)
+
+
+# ------------------------------------------------------------------------------------------------------ other commands
+
+
+def _key_new(arguments: argparse.Namespace) -> int:
+    from facezoo.keys import Key
+
+    Key.generate_file(arguments.file)
+    print(f"{arguments.file}: a new random key; keep it safe, nobody can recover your pictures without it")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from facezoo.demo import run_demo
+
+    run_demo(Path(arguments.output))
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from facezoo.data.prepare import prepare, print_summary
+
+    report = prepare(
+        arguments.folder,
+        arguments.output,
+        size=arguments.size,
+        detector=arguments.detector,
+        identity=arguments.identity,
+        faces=arguments.faces,
+        min_face=arguments.min_face,
+        source=arguments.source,
+        workers=arguments.workers,
+        overwrite=arguments.overwrite,
+        progress=sys.stderr.isatty(),
+    )
+    print_summary(report)
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    run = _import("facezoo.core.run", "training", "train")
+    folder = run.train(
+        arguments.recipe,
+        output=arguments.output,
+        max_minutes=arguments.max_minutes,
+        overrides=tuple(arguments.overrides),
+    )
+    print(folder)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    evaluation = _import("facezoo.evaluate", "evaluation", "eval")
+    evaluation.run_evaluation(
+        arguments.model, Path(arguments.data), Path(arguments.output), limit=arguments.limit
+    )
+    return 0
+
+
+def _import(module: str, what: str, extra: str) -> Any:
+    """Import a part that needs an extra, or say which one."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise FacezooError(f"{what} is not available here ({error}); install it with: pip install 'facezoo[{extra}]'") from error
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,99 @@
+"""The models a user can name: methods without weights, and checkpoints of learned methods. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from facezoo import registry
+from facezoo.hub.manifest import CHECKPOINTS, bundled_models
+
+__all__ = ["ModelInfo", "list_models", "model_info"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One line of ``facezoo list``.
+
+    Attributes:
+        name: what ``--model`` takes.
+        kind: "classic" or "learned".
+        reversible: whether the right key brings the face back without sealed originals.
+        uses_key: whether the key changes the result.
+        status: "stable", "experimental", "trained", ...; "no checkpoint" for a learned method without a bundled one.
+        summary: one line.
+        method: name in the registry.
+    """
+
+    name: str
+    kind: str
+    reversible: bool
+    uses_key: bool
+    status: str
+    summary: str
+    method: str
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain dict for JSON."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "reversible": self.reversible,
+            "uses_key": self.uses_key,
+            "status": self.status,
+            "summary": self.summary,
+            "method": self.method,
+        }
+
+
+def list_models(root: Path = CHECKPOINTS) -> list[ModelInfo]:
+    """Every model: bundled checkpoints first, then learned methods without one, then the classics.
+
+    Raises:
+        CheckpointError: the registry of the bundled checkpoints is damaged.
+    """
+    methods = {info.name: info for info in registry.list_methods()}
+    bundled = bundled_models(root)
+    learned: list[ModelInfo] = []
+    for name, entry in sorted(bundled.items()):
+        info = methods.get(str(entry.get("method")))
+        if info is None:
+            continue
+        learned.append(
+            ModelInfo(
+                name=name,
+                kind="learned",
+                reversible=info.reversible,
+                uses_key=info.uses_key,
+                status=str(entry.get("status", "")),
+                summary=str(entry.get("summary") or info.summary),
+                method=info.name,
+            )
+        )
+    with_checkpoint = {model.method for model in learned}
+    missing = [
+        ModelInfo(info.name, "learned", info.reversible, info.uses_key, "no checkpoint", info.summary, info.name)
+        for info in methods.values()
+        if info.learned and info.name not in with_checkpoint
+    ]
+    classics = [
+        ModelInfo(info.name, "classic", info.reversible, info.uses_key, info.status, info.summary, info.name)
+        for info in methods.values()
+        if not info.learned
+    ]
+    return learned + missing + classics
+
+
+def model_info(name: str, root: Path = CHECKPOINTS) -> ModelInfo:
+    """The line of one model.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    models = {model.name: model for model in list_models(root)}
+    if name in models:
+        return models[name]
+    of_method = [model for model in models.values() if model.method == name]
+    if len(of_method) == 1:
+        return of_method[0]
+    raise registry.unknown_name("model", name, models)
