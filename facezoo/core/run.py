@@ -203,7 +203,6 @@ def export(recipe: Recipe, module: PhasedModule, ema: NetworkEMA, checkpoint: Pa
         "method": recipe.method,
         "summary": recipe.summary,
         "status": "experimental",
-        "licence": {"code": "Apache-2.0", "weights": "see the model card", "training_data": "see the model card"},
         "training": {
             "recipe": dataclasses.asdict(recipe),
             "batches": module.batches_seen,

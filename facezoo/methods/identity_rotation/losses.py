@@ -31,6 +31,12 @@ def reconstruction_loss(result: Tensor, target: Tensor) -> Tensor:
     return 0.5 * (result - target).square().flatten(1).mean(1)
 
 
+def coarse_loss(result: Tensor, target: Tensor, grid: int = 8) -> Tensor:
+    """Mean absolute difference at ``grid`` x ``grid`` pixels, a face: -> ``(B,)`` (ours)."""
+    pooled = functional.adaptive_avg_pool2d(result, grid) - functional.adaptive_avg_pool2d(target, grid)
+    return pooled.abs().flatten(1).mean(1)
+
+
 def reveal_loss(result: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Mean absolute error and ``1 - SSIM`` over the batch, pictures in [-1, 1]."""
     ssim = structural_similarity_index_measure(result, target, data_range=2.0)

@@ -15,6 +15,7 @@ read it back after rounding, JPEG and resampling; see ``networks`` and ``phase_c
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,6 +156,7 @@ class IdentityRotationTraining(PhasedModule):
         c = self.config
         optimizer_g, optimizer_d, _ = self._optimizers()
         target, swapped = self._targets(identity)
+        faces = self.model.shrink(faces)
         own = ~swapped
         adversarial = c.lambda_adv > 0 and self.batches_seen >= c.adversarial_start
         logs: dict[str, Tensor] = {}
@@ -175,9 +177,10 @@ class IdentityRotationTraining(PhasedModule):
                 ident = losses.identity_loss(embedding, target[swapped]).sum() / n_swapped
                 again = self.model.attributes(result[swapped])
                 attr = losses.attribute_loss(again, [m[swapped].detach() for m in maps]).sum() / n_swapped
-                total = total + c.lambda_id * ident + c.lambda_attr * attr
+                tone = losses.coarse_loss(result[swapped], faces[swapped]).sum() / n_swapped
+                total = total + c.lambda_id * ident + c.lambda_attr * attr + c.lambda_coarse * tone
                 leak = functional.cosine_similarity(embedding.detach(), identity[swapped], dim=-1).mean()
-                logs |= {"cos_target": 1 - ident, "cos_original": leak, "attr": attr}
+                logs |= {"cos_target": 1 - ident, "cos_original": leak, "attr": attr, "coarse": tone}
             if adversarial:
                 adv = generator_loss(self.discriminator(result), c.adversarial)
                 total = total + c.lambda_adv * adv
@@ -273,12 +276,13 @@ class IdentityRotationTraining(PhasedModule):
             for name, network in averaged.items():
                 setattr(model, name, network)
             rng = torch.Generator().manual_seed(7)
+            enlarged = functools.partial(functional.interpolate, size=faces.shape[-2:])
             normal = torch.randn(2, 1, self.config.identity_dim, generator=rng).to(faces.device)
             reference = [model.identity_distribution(n).expand_as(identity) for n in normal]
             rows = [
                 ("original", faces),
-                ("seen by the attribute encoder", model.coarse(faces)),
-                ("own identity", model.generator(identity, model.attributes(faces))),
+                ("seen by the attribute encoder", enlarged(model.coarse(model.shrink(faces)))),
+                ("own identity", model.paint(faces, identity)),
             ]
             covers = [
                 model.cover(faces, functional.normalize(rotate(identity, r, rotation_degrees(4)), dim=-1))
