@@ -136,6 +136,7 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
         name="identity_rotation",
         summary="rotate the identity vector by an angle set by the key; the face stays natural and can be recovered",
         entry="facezoo.methods.identity_rotation.method:IdentityRotation",
+        options="facezoo.methods.identity_rotation.options:IdentityRotationOptions",
         training="facezoo.methods.identity_rotation.training:IdentityRotationTraining",
         learned=True,
         reversible=True,
@@ -221,7 +222,6 @@ def register_method(
     name: str,
     *,
     summary: str,
-    options: str = "",
     learned: bool = False,
     reversible: bool = False,
     uses_key: bool = False,
@@ -232,7 +232,7 @@ def register_method(
 ) -> Callable[[MethodClass], MethodClass]:
     """Class decorator that enters a method of one's own in the table.
 
-    Arguments are those of `MethodInfo`; the entry is the decorated class.
+    Arguments are those of `MethodInfo`; the entry is the decorated class, the options are its ``options_class``.
 
     Raises:
         InputError: (when applied) the name is taken or an argument is malformed.
@@ -243,7 +243,6 @@ def register_method(
             name=name,
             summary=summary,
             entry=f"{method_class.__module__}:{method_class.__name__}",
-            options=options,
             learned=learned,
             reversible=reversible,
             uses_key=uses_key,
@@ -321,6 +320,8 @@ def load_options_class(name: str) -> type[Options]:
     from facezoo.methods.options import Options
 
     info = method_info(name)
+    if name in _CLASSES:
+        return _CLASSES[name].options_class
     if not info.options:
         return Options
     options_class: type[Options] = _load_entry(info, info.options)

@@ -44,23 +44,6 @@ def reveal_loss(result: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return functional.l1_loss(result, target), 1 - ssim
 
 
-def coarse_face(faces: Tensor, mask: Tensor, grid: int) -> Tensor:
-    """Replaces the inside of the face by a version of ``grid`` pixels across; outside it stays.
-
-    What the attribute encoder is allowed to know: pose, light, skin tone and a rough expression, not the identity.
-
-    Args:
-        faces: ``(B, 3, S, S)``.
-        mask: ``(S, S)`` soft face mask.
-        grid: Pixels across the crop; 0 returns the faces unchanged.
-    """
-    if grid == 0:
-        return faces
-    coarse = functional.adaptive_avg_pool2d(faces, grid)
-    coarse = functional.interpolate(coarse, size=faces.shape[-2:], mode="bilinear", align_corners=False)
-    return torch.lerp(faces, coarse, mask)
-
-
 def jitter(faces: Tensor, offsets: Tensor) -> Tensor:
     """Shifts each face by ``offsets``, ``(B, 2)`` as parts of the size, with bilinear resampling and edge padding."""
     theta = torch.zeros(len(faces), 2, 3, dtype=faces.dtype, device=faces.device)

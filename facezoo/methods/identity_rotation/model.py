@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from facezoo.faces.mask import face_mask
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
-from facezoo.methods.identity_rotation.losses import coarse_face
 from facezoo.methods.identity_rotation.networks import (
     CELL,
     CodeEmbedder,
@@ -16,6 +15,7 @@ from facezoo.methods.identity_rotation.networks import (
     CodeExtractor,
     IdentityDistribution,
     Revealer,
+    coarse_face,
 )
 from facezoo.methods.identity_rotation.phase_code import CodeLayout
 from facezoo.nets.aad import AADGenerator, AttributeEncoder

@@ -23,6 +23,23 @@ PHASE_LIMIT = 0.85
 """Angles of the code stay within this part of a half turn, so that noise seldom carries one over the seam at pi."""
 
 
+def coarse_face(faces: Tensor, mask: Tensor, grid: int) -> Tensor:
+    """Replaces the inside of the face by a version of ``grid`` pixels across; outside it stays.
+
+    What the attribute encoder is allowed to know: pose, light, skin tone and a rough expression, not the identity.
+
+    Args:
+        faces: ``(B, 3, S, S)``.
+        mask: ``(S, S)`` soft face mask.
+        grid: Pixels across the crop; 0 returns the faces unchanged.
+    """
+    if grid == 0:
+        return faces
+    coarse = functional.adaptive_avg_pool2d(faces, grid)
+    coarse = functional.interpolate(coarse, size=faces.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.lerp(faces, coarse, mask)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a LeakyReLU, added to the input."""
 

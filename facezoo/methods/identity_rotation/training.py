@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facezoo.core.batches import PackedBatches
+from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, PhasedModule, Side
-from facezoo.core.recipe import build_strict
 from facezoo.data.embeddings import ensure_embeddings
 from facezoo.methods.identity_rotation import losses
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig

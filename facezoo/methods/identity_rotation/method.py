@@ -1,0 +1,235 @@
+"""identity_rotation at use: anonymize and recover aligned faces with a key.
+
+Paper: Wen, Liu, Song, Cao, Xie, "Face De-identification: Safeguarding Identities in the Digital Era" (Springer 2024),
+chapter 6; Cao, Liu, Wen, Xie, Song, "Personalized and Invertible Face De-identification by Disentangled Identity
+Information Manipulation", ICCV 2021.
+
+``anonymize`` turns the face's identity vector toward the key's reference vector (6.16-6.18), paints a face of the new
+identity inside the face mask, and hides an encrypted code in the picture. ``recover`` reads the code back: where its tag
+fits the key the original is revealed from it; where it does not (wrong key, or a picture damaged too much), the book's
+closed form (6.19-6.21) gives what that key says, which for a wrong key is somebody else.
+
+Deviations from the book: see README.md in this folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facezoo.core.configuration import build_strict
+from facezoo.errors import CheckpointError, InputError
+from facezoo.keys import Key
+from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_faces
+from facezoo.methods.identity_rotation.config import IdentityRotationConfig
+from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
+from facezoo.methods.identity_rotation.options import IdentityRotationOptions
+from facezoo.methods.identity_rotation.phase_code import face_nonce
+from facezoo.methods.identity_rotation.rotation import rotate, rotation_degrees, unrotate
+from facezoo.methods.options import Options
+from facezoo.recognition import load_recogniser
+
+_REFERENCE = "identity_rotation/reference"
+_ALIGNED = 0.6
+"""Mean cosine of the 64 pilots from which on a crop counts as aligned (without a code it is 0 +- .09)."""
+
+
+class IdentityRotation(LearnedMethod):
+    """The trained method.
+
+    Args:
+        networks: Trained networks.
+        recogniser: Frozen identity encoder of the training.
+        options: Options for every call.
+    """
+
+    name: ClassVar[str] = "identity_rotation"
+    reversible: ClassVar[bool] = True
+    uses_key: ClassVar[bool] = True
+    requires_key: ClassVar[bool] = True
+    options_class: ClassVar[type[Options]] = IdentityRotationOptions
+
+    def __init__(
+        self, networks: IdentityRotationNetworks, recogniser: nn.Module, options: Options | None = None
+    ) -> None:
+        super().__init__(options)
+        self.networks = networks.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.recogniser = recogniser
+        self.identity_encoder = networks.config.recogniser
+        self.crop_size = networks.config.size
+        self.device = torch.device("cpu")
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, manifest: dict[str, Any], options: Options | None = None) -> Self:
+        """Builds the networks of a checkpoint folder, strictly.
+
+        Raises:
+            CheckpointError: the configuration or a file does not fit.
+        """
+        try:
+            config = build_strict(IdentityRotationConfig, manifest["config"], f"{folder}: config")
+        except InputError as error:
+            raise CheckpointError(f"{error}; get a fresh copy of the checkpoint") from error
+        networks = IdentityRotationNetworks(config)
+        for name, network in networks.networks().items():
+            path = folder / f"{name}.safetensors"
+            try:
+                network.load_state_dict(load_file(path), strict=True)
+            except (OSError, SafetensorError, RuntimeError) as error:
+                reason = str(error).splitlines()[0]
+                raise CheckpointError(f"{path} does not fit its config ({reason}); get a fresh copy") from error
+        return cls(networks, load_recogniser(config.recogniser), options)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves networks and recogniser. Returns the method itself."""
+        self.device = torch.device(device)
+        self.networks.to(self.device)
+        self.recogniser.to(self.device)
+        return self
+
+    # ------------------------------------------------------------------ the two calls
+    @torch.inference_mode()
+    def anonymize(self, faces: Tensor, context: FaceContext) -> Tensor:
+        """See ``Method.anonymize``; the face outside the mask stays, but for the code."""
+        check_faces(faces, self.name, self.crop_size)
+        key = self.require_key(context)
+        options = cast(IdentityRotationOptions, self.resolve_options(context))
+        if len(faces) == 0:
+            return faces.clone()
+        crops = self._on_device(faces)
+        rotated = rotate(self.recogniser(crops), self._reference(key), rotation_degrees(options.level))
+        result = self.networks.cover(crops, functional.normalize(rotated, dim=-1))
+        if options.conceal:
+            nonces = [face_nonce(key, crop) for crop in crops]
+            angles = self.networks.code_encoder(crops)
+            phasors = self.networks.layout.encrypt(angles, [key] * len(crops), nonces)
+            result = result + self.networks.code_embedder(result, phasors)
+        return result.clamp(-1, 1).to(faces)
+
+    @torch.inference_mode()
+    def recover(self, faces: Tensor, context: FaceContext) -> Recovered:
+        """See ``Method.recover``; ``verified`` says for each face whether the code's tag fits the key."""
+        check_faces(faces, self.name, self.crop_size)
+        key = self.require_key(context)
+        options = cast(IdentityRotationOptions, self.resolve_options(context))
+        if len(faces) == 0:
+            return Recovered(faces.clone(), [])
+        crops = self._on_device(faces)
+        result = torch.empty_like(crops)
+        fits = [False] * len(crops)
+        if options.conceal:
+            layout = self.networks.layout
+            extracted = self.networks.code_extractor(crops)
+            headers = [layout.read_header(phasors, key) for phasors in extracted]
+            fits = [fit for _, fit in headers]
+            if any(fits):
+                rows = [i for i, fit in enumerate(fits) if fit]
+                decrypted = torch.stack([layout.decrypt(extracted[i], key, headers[i][0]) for i in rows])
+                result[rows] = self.networks.revealer(crops[rows], decrypted)
+        rest = [i for i, fit in enumerate(fits) if not fit]
+        if rest:
+            result[rest] = self._closed_form(crops[rest], key, options.level)
+        return Recovered(result.clamp(-1, 1).to(faces), list(fits) if options.conceal else [None] * len(fits))
+
+    def _closed_form(self, crops: Tensor, key: Key, level: int) -> Tensor:
+        """Recovery by the inverse rotation alone, equations (6.19)-(6.21)."""
+        identity = unrotate(self.recogniser(crops), self._reference(key), rotation_degrees(level))
+        return self.networks.cover(crops, identity)
+
+    def _reference(self, key: Key) -> Tensor:
+        """Unit reference vector f(p) of a key, ``(1, D)``: a draw from the training identities' distribution."""
+        dim = self.networks.config.identity_dim
+        normal = torch.from_numpy(key.unit_vector(_REFERENCE, dim)).to(self.device) * dim**0.5
+        reference: Tensor = self.networks.identity_distribution(normal[None])
+        return reference
+
+    def _on_device(self, faces: Tensor) -> Tensor:
+        return faces.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
+
+    # ------------------------------------------------------------------ recovery without a record
+    @torch.inference_mode()
+    def align_for_recovery(
+        self,
+        crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor],
+        transforms: np.ndarray[Any, np.dtype[Any]],
+        context: FaceContext,
+    ) -> np.ndarray[Any, np.dtype[Any]]:
+        """Moves each crop to where the code's pilots are read best; see ``Method.align_for_recovery``.
+
+        A detector places the anonymized face a few pixels off the crop that was anonymized. The search goes over
+        shifts, turns and scales in crop coordinates, first on a grid, then by halving steps around the best.
+        """
+        found = np.array(transforms, dtype=np.float64)
+        for i, start in enumerate(np.asarray(transforms, dtype=np.float64)):
+            best, best_score = start, self._pilot_scores(crop, start[None])[0]
+            if best_score < _ALIGNED:
+                best, best_score = self._grid_search(crop, start, best, best_score)
+            if best_score > 0.5 * _ALIGNED:
+                found[i] = self._fine_search(crop, best, best_score)
+        return found
+
+    def _pilot_scores(
+        self, crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor], transforms: np.ndarray[Any, np.dtype[Any]]
+    ) -> list[float]:
+        phasors = self.networks.code_extractor(self._on_device(crop(transforms)))
+        scores: list[float] = self.networks.layout.pilot_score(phasors).tolist()
+        return scores
+
+    def _grid_search(
+        self,
+        crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor],
+        start: np.ndarray[Any, np.dtype[Any]],
+        best: np.ndarray[Any, np.dtype[Any]],
+        best_score: float,
+    ) -> tuple[np.ndarray[Any, np.dtype[Any]], float]:
+        shifts = [(x, y) for x in range(-4, 5) for y in range(-4, 5)]
+        turns_and_scales = sorted(
+            ((turn, scale) for turn in (-2.4, -1.2, 0.0, 1.2, 2.4) for scale in (-0.04, -0.02, 0.0, 0.02, 0.04)),
+            key=lambda pair: abs(pair[0]) / 1.2 + abs(pair[1]) / 0.02,
+        )
+        for degrees, scale in turns_and_scales:
+            moved = np.stack([self._moved(start, x, y, degrees, scale) for x, y in shifts])
+            scores = self._pilot_scores(crop, moved)
+            top = int(np.argmax(scores))
+            if scores[top] > best_score:
+                best, best_score = moved[top], scores[top]
+            if best_score > _ALIGNED:
+                break
+        return best, best_score
+
+    def _fine_search(
+        self,
+        crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor],
+        best: np.ndarray[Any, np.dtype[Any]],
+        best_score: float,
+    ) -> np.ndarray[Any, np.dtype[Any]]:
+        step = 0.5
+        while step > 0.05:
+            moves = [(step, 0, 0, 0), (0, step, 0, 0), (0, 0, step, 0), (0, 0, 0, step / 60)]
+            moved = np.stack([self._moved(best, *(sign * v for v in move)) for move in moves for sign in (1, -1)])
+            scores = self._pilot_scores(crop, moved)
+            top = int(np.argmax(scores))
+            if scores[top] > best_score:
+                best, best_score = moved[top], scores[top]
+            else:
+                step /= 2
+        return best
+
+    def _moved(
+        self, transform: np.ndarray[Any, np.dtype[Any]], x: float, y: float, degrees: float, scale: float
+    ) -> np.ndarray[Any, np.dtype[Any]]:
+        """The transform followed by a shift (crop pixels), a turn and a scaling about the crop's centre."""
+        assert self.crop_size is not None
+        centre = (self.crop_size - 1) / 2
+        angle, factor = np.deg2rad(degrees), 1 + scale
+        turn = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        offset = np.array([centre + x, centre + y]) - turn @ np.array([centre, centre])
+        return np.column_stack([turn @ transform[:, :2], turn @ transform[:, 2] + offset])
