@@ -189,8 +189,8 @@ def _learned(name: str) -> Method:
     models = {model: entry for model, entry in bundled_models().items() if model.partition(".")[0] == name}
     if not models:
         pytest.skip(f"no bundled checkpoint of {name}")
-    resolved = resolve_model(min(models, key=lambda model: resolve_model(model).manifest["crop_size"]))
-    return registry.load_class(name).from_checkpoint(resolved.folder, resolved.manifest)
+    resolved = resolve_model(min(models, key=lambda model: models[model]["crop_size"]))
+    return registry.load_class(name).from_checkpoint(resolved.folder, dict(resolved.manifest))
 
 
 class TestRegisteredMethods(MethodTester):

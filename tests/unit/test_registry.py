@@ -202,6 +202,20 @@ def test_third_party_method_by_decorator(table):
         registry.create("negative")
 
 
+def test_decorated_class_brings_its_own_options(table):
+    from facezoo.methods.classics.config import GaussianBlurOptions
+    from facezoo.methods.classics.smooth import GaussianBlur
+
+    @registry.register_method("my_blur", summary="a test")
+    class MyBlur(GaussianBlur):
+        """Blur under another name."""
+
+        name = "my_blur"
+
+    assert registry.load_options_class("my_blur") is GaussianBlurOptions
+    assert registry.create("my_blur", sigma=3).options.sigma == 3
+
+
 def test_class_that_contradicts_its_entry_is_refused(table):
     from facezoo.methods.base import Method
 
