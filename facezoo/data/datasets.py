@@ -32,20 +32,19 @@ import torch
 from torch.utils.data import Dataset
 
 from facezoo.data.packed import PackedFaces, write_packed
+from facezoo.data.pictures import PICTURE_SUFFIXES, find_pictures
 from facezoo.data.split import is_evaluation
 from facezoo.errors import InputError
 
 __all__ = [
     "CELEBA_POINTS",
     "FFHQ_POINTS",
-    "PICTURE_SUFFIXES",
     "CelebADataset",
     "FFHQDataset",
     "FaceDataset",
     "FolderDataset",
     "PackedDataset",
     "Sample",
-    "find_pictures",
     "pack_dataset",
 ]
 
@@ -54,9 +53,6 @@ Sample = dict[str, Any]
 
 Split = Literal["all", "train", "evaluation"]
 """Which side of facezoo's own split (`facezoo.data.split`) to take."""
-
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".pgm", ".ppm"})
-"""File name endings, in lower case, that are taken for pictures when a folder is walked."""
 
 CELEBA_POINTS: npt.NDArray[np.float32] = np.array(
     [[69.0, 112.3], [108.6, 112.3], [88.8, 135.0], [72.0, 152.6], [105.5, 152.6]], dtype=np.float32
@@ -233,25 +229,6 @@ class PackedDataset(FaceDataset):
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """All pictures below a folder by their file name endings, sorted by relative path; hidden files are left out.
-
-    Raises:
-        InputError: there is no such folder, or it cannot be read.
-    """
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; give a folder of pictures")
-    found: list[Path] = []
-    try:
-        for path in folder.rglob("*"):
-            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if path.suffix.lower() in PICTURE_SUFFIXES and not hidden and path.is_file():
-                found.append(path)
-    except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error.strerror or type(error).__name__}") from error
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
 def _whole_transform(height: int, width: int, size: int) -> npt.NDArray[np.float64]:
     """The largest centred square of a picture, scaled to ``size``: 2x3, picture -> crop, pixel centres at integers."""
     side = min(height, width)
@@ -314,7 +291,7 @@ class FolderDataset(FaceDataset):
             raise InputError("identity 'csv' needs labels_csv, a table with the columns file and identity")
         self.folder = Path(folder)
         self.size = size
-        files = [path.relative_to(self.folder).as_posix() for path in find_pictures(self.folder)]
+        files = find_pictures(self.folder)
         table: dict[str, dict[str, str]] = {}
         if labels_csv is not None:
             table = _read_table(Path(labels_csv), identity == "csv")
@@ -528,13 +505,13 @@ class FFHQDataset(FaceDataset):
         if not self.folder.is_dir():
             raise InputError(f"{root} has no folder {pictures}; give the folder that holds it")
         self.files = []
-        for path in find_pictures(self.folder):
-            name = self._NAME.fullmatch(path.name)
+        for file in find_pictures(self.folder):
+            name = self._NAME.fullmatch(Path(file).name)
             if name is None:
                 continue
             side = "validation" if int(name[1]) >= self._FIRST_VALIDATION else "train"
             if split in ("all", side):
-                self.files.append(path.relative_to(self.folder).as_posix())
+                self.files.append(file)
         if not self.files:
             raise InputError(f"{self.folder} has no picture of the split {split} (00000/00000.png and so on)")
         self.identities, self.identity = _number([Path(file).stem for file in self.files])
