@@ -309,7 +309,7 @@ def _add_train(commands: Commands) -> None:
         commands,
         "train",
         "train a model from a recipe",
-        "  facezoo train recipes/identity_rotation/faces_128.yaml --max-minutes 60\n"
+        "  facezoo train recipes/identity_rotation/faces128_cpu.yaml --max-minutes 60\n"
         "  facezoo train recipe.yaml --output runs/mine --set train.batch_size=8",
         " Run the same command again to go on where it stopped. Ends in a checkpoint that --model takes.",
     )
@@ -319,6 +319,12 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument(
         "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a value"
     )
+    parser.add_argument("--accelerator", default="auto", help="auto, cpu or gpu (default: auto)")
+    parser.add_argument("--devices", type=_positive, default=1, metavar="N", help="processes on this machine")
+    parser.add_argument("--nodes", type=_positive, default=1, metavar="N", help="machines")
+    parser.add_argument("--init-from", metavar="FOLDER", help="checkpoint whose networks a new run starts from")
+    parser.add_argument("--overwrite", action="store_true", help="start anew although the folder holds a run")
+    parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too (WANDB_MODE=offline works)")
     parser.set_defaults(command=_train)
 
 
@@ -723,13 +729,21 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     run = _import("facezoo.core.run", "training", "train")
-    folder = run.train(
+    result = run.train(
         arguments.recipe,
         output=arguments.output,
-        max_minutes=arguments.max_minutes,
         overrides=tuple(arguments.overrides),
+        max_minutes=arguments.max_minutes,
+        accelerator=arguments.accelerator,
+        devices=arguments.devices,
+        nodes=arguments.nodes,
+        overwrite=arguments.overwrite,
+        wandb=arguments.wandb,
+        init_from=arguments.init_from,
     )
-    print(folder)
+    ended = "finished" if result.finished else f"stopped by {result.stopped_by}; the same command goes on"
+    print(f"{result.folder}: {result.batches_seen} batches, {ended}")
+    print(f"checkpoint: {result.checkpoint}")
     return 0
 
 
