@@ -1,0 +1,77 @@
+"""The wheel, installed elsewhere, works alone: data files are in it, and the demo runs without network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel, built without network."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_what_the_package_needs_and_nothing_else(wheel: Path, repository: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    packaged = {
+        path.relative_to(repository).as_posix()
+        for path in (repository / "facezoo").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert packaged <= names
+    for folder in ("checkpoints", "recipes"):
+        outside = {path for path in (repository / folder).rglob("*") if path.is_file()}
+        assert {f"facezoo/{path.relative_to(repository).as_posix()}" for path in outside} <= names
+    strangers = {name for name in names if not name.startswith("facezoo/") and ".dist-info/" not in name}
+    assert strangers == set()
+    assert "facezoo/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    # A set of faces must never slip into a release.
+    assert not any("packed" in name and name.endswith(".safetensors") for name in names)
+
+
+def test_the_installed_wheel_runs_the_demo_without_network(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=False, symlinks=True)
+    python = environment / "bin" / "python"
+    # The dependencies come from this interpreter's environment by a .pth file: the test is about facezoo's own files.
+    outer = next(Path(path) for path in sys.path if path.endswith("site-packages"))
+    inner = next((environment / "lib").glob("python*/site-packages"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(inner)
+    (inner / "dependencies.pth").write_text(f"{outer}\n")
+    # In a network namespace of its own nothing outside can be reached; elsewhere a dead proxy has to do.
+    dead = "http://127.0.0.1:9"
+    variables = {
+        **{name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "FACEZOO_KEY")},
+        **{"http_proxy": dead, "https_proxy": dead, "HTTP_PROXY": dead, "HTTPS_PROXY": dead, "HF_HUB_OFFLINE": "1"},
+    }
+    code = "import sys, facezoo; from facezoo.cli import main; print(facezoo.__file__); sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [str(python), "-c", code, "demo", "--output", str(tmp_path / "demo")],
+        cwd=tmp_path,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(inner) in done.stdout.splitlines()[0]
+    assert list((tmp_path / "demo").rglob("*.png"))
