@@ -38,11 +38,13 @@ $(CREATED):
 constraints = $$($(BIN)/python -c 'import importlib.util as u; print("" if u.find_spec("torch") else "-c constraints/cpu.txt")')
 
 $(INSTALLED): $(CREATED) $(INPUTS)
-	$(PIP) install --quiet --disable-pip-version-check $(constraints) --editable .
+	@echo "installing facezoo into $(VENV) (once; some minutes)"
+	$(PIP) install -qq --disable-pip-version-check $(constraints) --editable .
 	@touch $@
 
 $(INSTALLED_DEV): $(CREATED) $(INPUTS)
-	$(PIP) install --quiet --disable-pip-version-check $(constraints) --editable '.[dev]'
+	@echo "installing facezoo and what its tests need into $(VENV) (once; some minutes)"
+	$(PIP) install -qq --disable-pip-version-check $(constraints) --editable '.[dev]'
 	@touch $(INSTALLED) $@
 
 install: $(INSTALLED)
@@ -68,7 +70,7 @@ format: $(INSTALLED_DEV)
 	$(BIN)/ruff format .
 
 wheel: $(INSTALLED_DEV)
-	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(PIP) wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
 	@ls -l dist/*.whl
 
 # $(VENV) is removed only when make created it.
