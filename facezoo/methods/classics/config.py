@@ -34,11 +34,12 @@ class GaussianBlurOptions(Options):
     method: ClassVar[str] = "gaussian_blur"
 
     sigma: float = option(
-        16.0,
+        28.0,
         kind="number",
-        doc="Standard deviation of the Gaussian. Weak: 5 and 8, a recogniser still knows the face.",
+        doc="Standard deviation of the Gaussian. Weak: below 20; a blur by 8 hides the face from a recogniser only "
+        "until somebody sharpens the picture again.",
         unit=_PIXELS,
-        source="book: 5 and 20 (Table 4.1, there called r), 8 (Fig. 6.7); 16 measured in classics/README.md",
+        source="book: 5 and 20 (Table 4.1, there called r), 8 (Fig. 6.7); default: see classics/README.md",
         minimum=0.1,
         maximum=256.0,
     )
@@ -51,11 +52,11 @@ class LowResolutionOptions(Options):
     method: ClassVar[str] = "low_resolution"
 
     cells: int = option(
-        7,
+        5,
         kind="integer",
-        doc="The crop is averaged down to cells x cells and enlarged smoothly. Weak: 19.",
+        doc="The crop is averaged down to cells x cells and enlarged smoothly. Weak: 7 and more.",
         unit="cells along a side of the crop",
-        source="book, section 5.4.5: 7 and 19",
+        source="book, section 5.4.5: 7 and 19; default: see classics/README.md",
         minimum=1,
         maximum=64,
     )
@@ -68,11 +69,12 @@ class PixelationOptions(Options):
     method: ClassVar[str] = "pixelation"
 
     block: float = option(
-        18.0,
+        25.6,
         kind="number",
-        doc="Side of a square cell. Weak: 4 and 8, a recogniser still knows many faces.",
+        doc="Side of a square cell; 25.6 gives 5 x 5 cells. Weak: 18 and less; with 4 a recogniser knows nearly everybody.",
         unit=_PIXELS,
-        source="book: 4 and 8 (Table 4.1, crops of 128); 8 and 16 at 256 (Table 5.1), which are 4 and 8 here",
+        source="book: 4 and 8 (Table 4.1, crops of 128); 8 and 16 at 256 (Table 5.1), which are 4 and 8 here; default: "
+        "see classics/README.md",
         minimum=1.0,
         maximum=128.0,
     )
@@ -133,7 +135,7 @@ class PixelNoiseOptions(Options):
     method: ClassVar[str] = "pixel_noise"
 
     sigma: float = option(
-        160.0,
+        255.0,
         kind="number",
         doc="Standard deviation of the noise added to each channel. Weak: all of the book's values.",
         unit="8-bit levels",
@@ -142,7 +144,7 @@ class PixelNoiseOptions(Options):
         maximum=2550.0,
     )
     grain: float = option(
-        4.0,
+        8.0,
         kind="number",
         doc="Side of the squares that share one noise value. Weak: 1 (fine noise is averaged away by smoothing).",
         unit=_PIXELS,
