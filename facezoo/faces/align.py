@@ -164,14 +164,10 @@ class _Window:
         return self.x0 < other.x1 and other.x0 < self.x1 and self.y0 < other.y1 and other.y0 < self.y1
 
     def union(self, other: _Window) -> _Window:
-        return _Window(
-            min(self.x0, other.x0), min(self.y0, other.y0), max(self.x1, other.x1), max(self.y1, other.y1)
-        )
+        return _Window(min(self.x0, other.x0), min(self.y0, other.y0), max(self.x1, other.x1), max(self.y1, other.y1))
 
     def intersection(self, other: _Window) -> _Window:
-        return _Window(
-            max(self.x0, other.x0), max(self.y0, other.y0), min(self.x1, other.x1), min(self.y1, other.y1)
-        )
+        return _Window(max(self.x0, other.x0), max(self.y0, other.y0), min(self.x1, other.x1), min(self.y1, other.y1))
 
 
 def _reduction(transform: DoubleArray) -> int:
@@ -314,10 +310,12 @@ def _spread_weight(weight: FloatArray, to_crop: DoubleArray, shape: tuple[int, i
 
 def _check_picture(rgb: npt.NDArray[np.generic]) -> None:
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
-        raise InputError(f"a picture must be (H, W, 3) uint8 RGB, got {rgb.dtype} of shape {rgb.shape}; use load_picture")
+        raise InputError(f"a picture must be (H, W, 3) uint8 RGB, not {rgb.dtype} {rgb.shape}; use load_picture")
 
 
-def _check_transforms(transforms: npt.ArrayLike | Sequence[npt.ArrayLike], size: int, height: int, width: int) -> DoubleArray:
+def _check_transforms(
+    transforms: npt.ArrayLike | Sequence[npt.ArrayLike], size: int, height: int, width: int
+) -> DoubleArray:
     matrices = np.asarray(transforms, dtype=np.float64).reshape(-1, 2, 3)
     for matrix in matrices:
         if not np.isfinite(matrix).all() or np.linalg.det(matrix[:, :2]) <= 1e-12:
@@ -325,9 +323,7 @@ def _check_transforms(transforms: npt.ArrayLike | Sequence[npt.ArrayLike], size:
         quad = crop_quad(matrix, size)
         reach = _MAX_REACH * max(height, width) + 64
         if np.abs(quad).max() > reach + max(height, width):
-            raise InputError(
-                f"a face's crop reaches far beyond the {width}x{height} picture; check its box or points"
-            )
+            raise InputError(f"a face's crop reaches far beyond the {width}x{height} picture; check its box or points")
     return matrices
 
 
@@ -511,7 +507,9 @@ def _place(
     )
     if crowded:
         depth = cv2.distanceTransform((mask > 0).astype(np.uint8), cv2.DIST_L2, 5)
-        placed.depth = _spread(np.asarray(depth / max(float(depth.max()), 1e-6), np.float32), to_crop, shape, cv2.INTER_LINEAR)
+        placed.depth = _spread(
+            np.asarray(depth / max(float(depth.max()), 1e-6), np.float32), to_crop, shape, cv2.INTER_LINEAR
+        )
     touched = np.abs(change).max(axis=2) > 0
     if not touched.all():
         # The enlarging kernel reaches four crop pixels; beyond that an unchanged surrounding must stay untouched.
@@ -579,8 +577,8 @@ def _shares(faces: list[_Placed]) -> tuple[list[FloatArray], list[FloatArray]]:
             cover[here] = np.maximum(cover[here], other.mask[there])
             taper_sum[here] += other.taper[there]
             claims[here] += _claim(other.mask[there], other.depth[there])
-        inside.append(cover * own / np.maximum(claims, 1e-12))
-        outside.append((1.0 - cover) * face.taper / np.maximum(taper_sum, 1.0))
+        inside.append((cover * own / np.maximum(claims, 1e-12)).astype(np.float32))
+        outside.append(((1.0 - cover) * face.taper / np.maximum(taper_sum, 1.0)).astype(np.float32))
     return inside, outside
 
 

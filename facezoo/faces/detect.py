@@ -1,7 +1,7 @@
 """Finding faces, with five points each, in pictures of any size.
 
-Two detectors are built in (`yunet`, the default, and `centerface`); others are added with `register_detector`. A plug-in
-only has to find faces of 16 to 300 pixels in one picture (`find`); everything around it is done here for all of them:
+Two detectors are built in (`yunet`, the default, and `centerface`); others are added with `register_detector`. A
+plug-in only has to find faces of 16 to 300 pixels in one picture (`find`); all around it is done here for each of them:
 scales and tiles for small faces in big pictures, a margin for faces that fill the picture, turned pictures, duplicates.
 
 Points are eye, eye, nose, mouth corner, mouth corner, left to right *in the upright face*: the person's right eye comes
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facezoo.errors import InputError, UnknownNameError
-from facezoo.faces.align import ByteArray, alignment_error, template
+from facezoo.faces.align import ByteArray
 from facezoo.files import sha256_bytes
 
 PointArray = npt.NDArray[np.float32]

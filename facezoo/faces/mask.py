@@ -52,10 +52,10 @@ def face_mask(size: int = 128) -> FloatArray:
     radius = np.sqrt((dx / a) ** 2 + (dy / b) ** 2)
     # Distance to the ellipse along the ray from its centre: good to a few per cent for axes this similar.
     distance = (1.0 - radius) * np.hypot(dx, dy) / np.maximum(radius, 1e-3)
-    distance = np.where(radius < 1e-2, min(a, b), distance)
+    distance = np.where(radius < 1e-2, min(a, b), distance).astype(np.float32)
     # The soft edge must not be thinner than two pixels of a small crop, or the pasted edge would alias.
     edge = max(SOFT_EDGE_128, 2.0 * unit)
-    mask = _smoothstep((distance / edge + 0.5).astype(np.float32))
+    mask = _smoothstep((distance / np.float32(edge) + np.float32(0.5)).astype(np.float32))
     mask[[0, -1], :] = 0.0
     mask[:, [0, -1]] = 0.0
     mask.setflags(write=False)
