@@ -1,4 +1,4 @@
-"""What a run shows and keeps besides its checkpoint: progress, log, curves, sample sheets, the end of the last phase."""
+"""What a run shows and keeps besides its checkpoint: progress, log, curves, sheets, the end of the phases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facezoo.core.ema import NetworkEMA
-from facezoo.core.phases import PhasedModule
+from facezoo.core.phases import PhasedModule, phased
 from facezoo.core.sheets import save_curves, save_sheet
 
 
@@ -36,31 +36,35 @@ class RunLog(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Opens the bar and drops lines of the log that lie after the checkpoint (a run that was killed)."""
-        assert isinstance(pl_module, PhasedModule)
+        module = phased(pl_module)
         self._since, self._batches = time.monotonic(), 0
         if not trainer.is_global_zero:
             return
         self._bar = tqdm(
-            total=pl_module.total_batches, initial=pl_module.batches_seen, unit="batch", dynamic_ncols=True, smoothing=0.05
+            total=module.total_batches,
+            initial=module.batches_seen,
+            unit="batch",
+            dynamic_ncols=True,
+            smoothing=0.05,
         )
         if self.path.exists():
             with self.path.open(newline="") as stream:
                 reader = csv.DictReader(stream)
-                rows = [row for row in reader if int(row["batch"]) <= pl_module.batches_seen]
+                rows = [row for row in reader if int(row["batch"]) <= module.batches_seen]
                 names = list(reader.fieldnames or [])
             self._rewrite(names, rows)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Adds up the batch's values; every ``every`` batches writes their means."""
-        assert isinstance(pl_module, PhasedModule)
+        module = phased(pl_module)
         self._batches += 1
-        for name, value in pl_module.last_logs.items():
+        for name, value in module.last_logs.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
             self._counts[name] = self._counts.get(name, 0) + 1
         if self._bar is not None:
             self._bar.update(1)
-        if pl_module.batches_seen % self.every == 0:
-            self._write(trainer, pl_module)
+        if module.batches_seen % self.every == 0:
+            self._write(trainer, module)
 
     def _write(self, trainer: L.Trainer, pl_module: PhasedModule) -> None:
         means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
@@ -119,9 +123,9 @@ class SampleSheets(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Writes a sheet when it is time."""
-        assert isinstance(pl_module, PhasedModule)
-        if trainer.is_global_zero and pl_module.batches_seen % self.every == 0:
-            self.write(pl_module)
+        module = phased(pl_module)
+        if trainer.is_global_zero and module.batches_seen % self.every == 0:
+            self.write(module)
 
     def write(self, module: PhasedModule) -> None:
         """Writes a sheet now."""
@@ -139,6 +143,6 @@ class EndOfPhases(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Asks for the stop."""
-        assert isinstance(pl_module, PhasedModule)
-        if pl_module.batches_seen >= pl_module.total_batches:
+        module = phased(pl_module)
+        if module.batches_seen >= module.total_batches:
             trainer.should_stop = True

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from facezoo.core.phases import PhasedModule
+from facezoo.core.phases import phased
 
 
 class NetworkEMA(Callback):
@@ -30,8 +30,7 @@ class NetworkEMA(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Copies the networks, or restores the averages of a checkpoint."""
-        assert isinstance(pl_module, PhasedModule)
-        networks = pl_module.networks()
+        networks = phased(pl_module).networks()
         self.shadow = {n: copy.deepcopy(networks[n]).requires_grad_(False).eval() for n in self.names}
         if self._pending is not None:
             for name, state in self._pending["networks"].items():
@@ -42,14 +41,14 @@ class NetworkEMA(Callback):
     @torch.no_grad()
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Moves the averages of the networks that learn in this phase."""
-        assert isinstance(pl_module, PhasedModule)
-        phase, _ = pl_module.locate(pl_module.batches_seen - 1)
+        module = phased(pl_module)
+        phase, _ = module.locate(module.batches_seen - 1)
         for name, average in self.shadow.items():
             if name not in phase.train:
                 continue
             n = self.updates[name]
             decay = min(self.decay, (1 + n) / (10 + n))
-            live = pl_module.networks()[name]
+            live = module.networks()[name]
             torch._foreach_lerp_(list(average.parameters()), list(live.parameters()), 1 - decay)
             for mean, now in zip(average.buffers(), live.buffers(), strict=True):
                 mean.copy_(now)  # copied, not averaged: counters must stay whole numbers

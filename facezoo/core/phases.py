@@ -48,6 +48,17 @@ class Phase:
         return "generator" if position % cycle == self.discriminator_batches else "discriminator"
 
 
+def phased(module: L.LightningModule) -> PhasedModule:
+    """The module as what facezoo's callbacks need.
+
+    Raises:
+        TypeError: it is another kind of module.
+    """
+    if not isinstance(module, PhasedModule):
+        raise TypeError(f"{type(module).__name__} is not a PhasedModule")
+    return module
+
+
 class PhasedModule(L.LightningModule):
     """A LightningModule that owns its clock. Subclasses give ``phases``, ``networks()``, ``step`` and optimizers.
 

@@ -1,4 +1,4 @@
-"""Stops that lose nothing: a signal or the time limit only sets a flag; the checkpoint is written between two batches."""
+"""Stops that lose nothing: a signal or the time limit sets a flag; the checkpoint is written between two batches."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import yaml
 from facezoo.core.configuration import build_strict
 from facezoo.errors import InputError
 
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """What every training run needs, whatever the method.
@@ -74,7 +75,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"cannot read the recipe {path}: {error.strerror}; see recipes/ for the ones that ship") from error
+        raise InputError(
+            f"cannot read the recipe {path}: {error.strerror}; see recipes/ for the ones that ship"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a YAML recipe: {str(error).splitlines()[0]}") from error
     if not isinstance(raw, dict):

@@ -14,7 +14,7 @@ import platform
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -36,6 +36,8 @@ from facezoo.hub.manifest import write_checkpoint
 from facezoo.registry import method_info
 
 _SHEET_FACES = 8
+_FREE_SETTINGS = ("save_every_minutes", "log_every_batches", "sheet_every_batches", "loader_workers", "compile")
+"""Settings that may change between the parts of a run: they shape neither the weights nor the order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +71,7 @@ def training_class(method: str) -> type[PhasedModule]:
         raise InputError(f"{method} is not a method that is trained")
     module, _, name = info.training.partition(":")
     cls = getattr(importlib.import_module(module), name)
-    assert isinstance(cls, type) and issubclass(cls, PhasedModule)
-    return cls
+    return cast(type[PhasedModule], cls)
 
 
 def train(
@@ -170,11 +171,16 @@ def train(
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         try:
             trainer.fit(
-                module, loader, ckpt_path=str(folder / "last.ckpt") if resume else None, weights_only=True if resume else None
+                module,
+                loader,
+                ckpt_path=str(folder / "last.ckpt") if resume else None,
+                weights_only=True if resume else None,
             )
         except RuntimeError as error:
             if resume and "checkpoint" in str(error).lower():
-                raise CheckpointError(f"{folder / 'last.ckpt'} cannot be resumed: {str(error).splitlines()[0]}") from error
+                raise CheckpointError(
+                    f"{folder / 'last.ckpt'} cannot be resumed: {str(error).splitlines()[0]}"
+                ) from error
             raise
     preemption.save(trainer)
     checkpoint = folder / "checkpoint"
@@ -228,7 +234,13 @@ def _prepare_folder(folder: Path, recipe: Recipe, overwrite: bool) -> bool:
             there = json.loads(state.read_text())
             # Lengths, cadence and paths may change between parts of a run; what shapes weights and order may not.
             for part in (wanted, there):
-                for name in ("save_every_minutes", "log_every_batches", "sheet_every_batches", "loader_workers", "compile"):
+                for name in (
+                    "save_every_minutes",
+                    "log_every_batches",
+                    "sheet_every_batches",
+                    "loader_workers",
+                    "compile",
+                ):
                     part["train"].pop(name, None)
                 part["config"] = {k: v for k, v in part["config"].items() if not k.endswith("_batches")}
                 part.pop("data"), part.pop("summary")
@@ -251,7 +263,9 @@ def _difference(there: dict[str, Any], wanted: dict[str, Any]) -> str:
     for key in wanted.keys() | there.keys():
         a, b = there.get(key), wanted.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            parts += [f"{key}.{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
+            parts += [
+                f"{key}.{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)
+            ]
         elif a != b:
             parts.append(f"{key}: {a} -> {b}")
     return "; ".join(parts[:3])

@@ -14,6 +14,7 @@ Deviations from the book, and why:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -58,7 +59,7 @@ class AttributeEncoder(nn.Module):
                 group_norm(c_out),
                 nn.LeakyReLU(LEAKY_SLOPE, inplace=True),
             )
-            for c_in, c_out in zip(fine_to_coarse[:-1], fine_to_coarse[1:], strict=True)
+            for c_in, c_out in itertools.pairwise(fine_to_coarse)
         )
         coarse_to_fine = list(channels)
         up_inputs = [coarse_to_fine[0]] + [2 * c for c in coarse_to_fine[1:-1]]
@@ -91,15 +92,26 @@ class AttributeEncoder(nn.Module):
         return maps
 
 
+class PointwiseLinear(nn.Linear):
+    """A 1x1 convolution as a matrix product.
+
+    With channels_last memory it needs no copy, and on a CPU 1x1 convolutions of few channels take a slow path.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C_in, H, W)`` -> ``(B, C_out, H, W)``."""
+        return functional.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
+
+
 class AADLayer(nn.Module):
-    """One adaptive attentional denormalisation: ``(1 - m) * attributes + m * identity`` around a normalised activation."""
+    """Adaptive attentional denormalisation: ``(1 - m) * attributes + m * identity`` on a normalised activation."""
 
     def __init__(self, channels: int, attribute_channels: int, identity_dim: int) -> None:
         super().__init__()
         self.norm = group_norm(channels, affine=False)
-        self.attribute = nn.Conv2d(attribute_channels, 2 * channels, 1)
+        self.attribute = PointwiseLinear(attribute_channels, 2 * channels)
         self.identity = nn.Linear(identity_dim, 2 * channels)
-        self.attention = nn.Conv2d(channels, 1, 1)
+        self.attention = PointwiseLinear(channels, 1)
 
     def forward(self, hidden: Tensor, attribute_map: Tensor, identity: Tensor) -> Tensor:
         """``(B, C, H, W)``, ``(B, A, H, W)``, ``(B, D)`` -> ``(B, C, H, W)``."""
@@ -143,10 +155,19 @@ class AADGenerator(nn.Module):
         attribute_channels: ``AttributeEncoder.out_channels``.
         identity_dim: Length of the identity vector.
         start: Resolution of the coarsest level (1 or 2).
+        constants: Adds a learned constant map at each level. The faces are aligned, so eyes and mouth have fixed places;
+            without it, a generator whose attribute maps are blurred inside the face has only the zero padding to tell
+            it where it paints, and learned no eyes in 900 batches.
     """
 
     def __init__(
-        self, widths: Sequence[int], attribute_channels: Sequence[int], identity_dim: int, start: int
+        self,
+        widths: Sequence[int],
+        attribute_channels: Sequence[int],
+        identity_dim: int,
+        start: int,
+        *,
+        constants: bool = False,
     ) -> None:
         super().__init__()
         if len(widths) != len(attribute_channels):
@@ -157,6 +178,11 @@ class AADGenerator(nn.Module):
         self.blocks = nn.ModuleList(
             AADResBlock(c_in, c_out, a, identity_dim)
             for c_in, c_out, a in zip(widths, outs, attribute_channels, strict=True)
+        )
+
+        sides = [start * 2**i for i in range(len(widths))] if constants else []
+        self.constants = nn.ParameterList(
+            nn.Parameter(0.02 * torch.randn(1, c, side, side)) for c, side in zip(widths, sides, strict=False)
         )
 
     def forward(self, identity: Tensor, attribute_maps: Sequence[Tensor]) -> Tensor:
@@ -170,5 +196,7 @@ class AADGenerator(nn.Module):
         for i, (block, attribute_map) in enumerate(zip(self.blocks, attribute_maps, strict=True)):
             if i:
                 hidden = functional.interpolate(hidden, scale_factor=2, mode="bilinear", align_corners=False)
+            if len(self.constants):
+                hidden = hidden + self.constants[i]
             hidden = block(hidden, attribute_map, scaled)
         return torch.tanh(hidden)

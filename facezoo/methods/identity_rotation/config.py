@@ -19,8 +19,11 @@ class IdentityRotationConfig:
         generator_widths: Input width of the eight AAD blocks, coarsest first (book: 1024 x4, 512, 256, 128, 64).
         attribute_widths: Widths of the attribute encoder's levels, coarsest first (not given in the book; FaceShifter:
             1024, 1024, 512, 256, 128, 64, 32 on the way down).
+        generator_constants: Adds a learned constant map at each level of the generator (ours).
         attribute_grid: The attribute encoder sees the inside of the face at this many pixels across, so that identity
             cannot leak through the attribute maps; 0: the whole picture, as in the book.
+        masked: In phase 1 the losses see the picture as it is used, the generator's inside the face mask and the
+            original outside it; false: the generator's whole picture, as in the book.
         discriminator_width: First width of a patch discriminator.
         discriminator_layers: Strided convolutions of a patch discriminator.
         discriminator_scales: Number of discriminators m (not given in the book).
@@ -38,13 +41,13 @@ class IdentityRotationConfig:
         lambda_attr: 10 (book).
         lambda_rec: 10 (book; on half the mean squared error).
         lambda_l1: Weight of the mean absolute error (ours; 0 in the book).
-        lambda_coarse: Weight of the mean absolute difference of result and original at 8x8 pixels, on the faces with a
+        lambda_coarse: Weight of the mean absolute difference of result and original at 4x4 pixels, on the faces with a
             foreign identity (ours; 0 in the book): skin tone and light belong to the picture, or the pasted face shows.
         adversarial: "log" (book, 6.14) or "hinge" (book, 8.28's text).
         adversarial_start: Batches before the discriminator joins (ours; 0 in the book).
         swap_share: Part of each batch that is given a foreign or rotated identity (book's training: self only for the
             reconstruction, two random faces for the visual check).
-        recogniser_jitter: Largest random shift, as a part of the size, before the recogniser sees a picture in the loss:
+        recogniser_jitter: Largest random shift, as a part of the size, before the recogniser of the loss sees a picture:
             an adversarial pattern does not survive it, a changed face does.
 
         lambda_extract: Weight of the code's phasor error.
@@ -66,7 +69,9 @@ class IdentityRotationConfig:
     recogniser: str = "sface"
     generator_widths: tuple[int, ...] = (1024, 1024, 1024, 1024, 512, 256, 128, 64)
     attribute_widths: tuple[int, ...] = (1024, 1024, 512, 256, 128, 64, 32, 32)
+    generator_constants: bool = False
     attribute_grid: int = 0
+    masked: bool = False
     discriminator_width: int = 64
     discriminator_layers: int = 4
     discriminator_scales: int = 3

@@ -5,9 +5,9 @@ chapter 6; Cao, Liu, Wen, Xie, Song, "Personalized and Invertible Face De-identi
 Information Manipulation", ICCV 2021.
 
 ``anonymize`` turns the face's identity vector toward the key's reference vector (6.16-6.18), paints a face of the new
-identity inside the face mask, and hides an encrypted code in the picture. ``recover`` reads the code back: where its tag
-fits the key the original is revealed from it; where it does not (wrong key, or a picture damaged too much), the book's
-closed form (6.19-6.21) gives what that key says, which for a wrong key is somebody else.
+identity inside the face mask, and hides an encrypted code in the picture. ``recover`` reads the code back: where its
+tag fits the key the original is revealed from it; where it does not (wrong key, or a picture damaged too much), the
+book's closed form (6.19-6.21) gives what that key says, which for a wrong key is somebody else.
 
 Deviations from the book: see README.md in this folder.
 """
@@ -227,8 +227,7 @@ class IdentityRotation(LearnedMethod):
         self, transform: np.ndarray[Any, np.dtype[Any]], x: float, y: float, degrees: float, scale: float
     ) -> np.ndarray[Any, np.dtype[Any]]:
         """The transform followed by a shift (crop pixels), a turn and a scaling about the crop's centre."""
-        assert self.crop_size is not None
-        centre = (self.crop_size - 1) / 2
+        centre = (self.networks.config.size - 1) / 2
         angle, factor = np.deg2rad(degrees), 1 + scale
         turn = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         offset = np.array([centre + x, centre + y]) - turn @ np.array([centre, centre])

@@ -33,7 +33,11 @@ class IdentityRotationNetworks(nn.Module):
         self.config = c
         self.attribute_encoder = AttributeEncoder(c.attribute_widths)
         self.generator = AADGenerator(
-            c.generator_widths, self.attribute_encoder.out_channels, c.identity_dim, c.start
+            c.generator_widths,
+            self.attribute_encoder.out_channels,
+            c.identity_dim,
+            c.start,
+            constants=c.generator_constants,
         )
         self.identity_distribution = IdentityDistribution(c.identity_dim)
         width, blocks = c.conceal_width, c.conceal_blocks
@@ -48,7 +52,7 @@ class IdentityRotationNetworks(nn.Module):
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks by the names of their files."""
-        return {name: child for name, child in self.named_children()}
+        return dict(self.named_children())
 
     def shrink(self, faces: Tensor) -> Tensor:
         """Crops ``(B, 3, S, S)`` at the generator's size."""

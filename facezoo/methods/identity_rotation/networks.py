@@ -19,6 +19,30 @@ from torch.nn import functional
 CELL = 4
 """Pixels of a code cell's side."""
 
+_CARRIER_AMPLITUDE = 0.06
+"""Start of the code's strength, of the [-1, 1] range: about 4 of 255 levels at a pixel for 4 phasors a cell."""
+
+_CARRIERS = ((1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2))
+"""Cosine patterns of a 4x4 cell (horizontal, vertical frequency) that carry the code at first: little of a smooth picture
+lies there, and JPEG of good quality keeps them."""
+
+
+def carrier_patterns(count: int) -> Tensor:
+    """``(count, 48)`` brightness patterns of a cell, orthonormal, in the channel order of pixel-unshuffle.
+
+    Raises:
+        ValueError: More patterns than there are.
+    """
+    if count > len(_CARRIERS):
+        raise ValueError(f"at most {len(_CARRIERS) // 2} code channels fit a cell of {CELL}x{CELL} pixels")
+    places = (torch.arange(CELL) + 0.5) * math.pi / CELL
+    rows = []
+    for horizontal, vertical in _CARRIERS[:count]:
+        pattern = torch.cos(vertical * places)[:, None] * torch.cos(horizontal * places)[None, :]
+        rows.append((pattern / pattern.norm()).flatten().repeat(3) / 3**0.5)
+    return torch.stack(rows)
+
+
 PHASE_LIMIT = 0.85
 """Angles of the code stay within this part of a half turn, so that noise seldom carries one over the seam at pi."""
 
@@ -83,12 +107,18 @@ class CodeEmbedder(nn.Module):
         self.limit = limit
         self.trunk = _trunk(3 * CELL * CELL + 2 * channels, width, blocks)
         self.head = nn.Conv2d(width, 3 * CELL * CELL, 3, padding=1)
+        # Starts as plain modulation of cosine patterns: the reader finds something from the first batch on. Without it
+        # neither side learned anything in 300 batches, each waiting for the other.
+        self.carrier = nn.Conv2d(2 * channels, 3 * CELL * CELL, 1, bias=False)
+        with torch.no_grad():
+            self.carrier.weight.copy_(_CARRIER_AMPLITUDE * carrier_patterns(2 * channels).T[:, :, None, None])
+            self.head.weight.mul_(0.01)
 
     def forward(self, cover: Tensor, phasors: Tensor) -> Tensor:
         """``(B, 3, S, S)`` in [-1, 1] and ``(B, 2C, S/4, S/4)`` -> residual ``(B, 3, S, S)``, at most ``limit``."""
         cells = torch.cat([functional.pixel_unshuffle(cover, CELL), phasors], dim=1)
-        raw = self.head(functional.leaky_relu(self.trunk(cells), 0.1))
-        return self.limit * torch.tanh(functional.pixel_shuffle(raw, CELL))
+        raw = self.head(functional.leaky_relu(self.trunk(cells), 0.1)) + self.carrier(phasors)
+        return self.limit * torch.tanh(functional.pixel_shuffle(raw, CELL) / self.limit)
 
 
 class CodeExtractor(nn.Module):
@@ -98,10 +128,16 @@ class CodeExtractor(nn.Module):
         super().__init__()
         self.trunk = _trunk(3 * CELL * CELL, width, blocks)
         self.head = nn.Conv2d(width, 2 * channels, 3, padding=1)
+        # The matched filter of the embedder's starting carrier.
+        self.matched = nn.Conv2d(3 * CELL * CELL, 2 * channels, 1, bias=False)
+        with torch.no_grad():
+            self.matched.weight.copy_(carrier_patterns(2 * channels)[:, :, None, None] / _CARRIER_AMPLITUDE)
+            self.head.weight.mul_(0.01)
 
     def forward(self, saved: Tensor) -> Tensor:
         """``(B, 3, S, S)`` in [-1, 1] -> ``(B, 2C, S/4, S/4)``: real parts, then imaginary parts."""
-        phasors: Tensor = self.head(functional.leaky_relu(self.trunk(functional.pixel_unshuffle(saved, CELL)), 0.1))
+        cells = functional.pixel_unshuffle(saved, CELL)
+        phasors: Tensor = self.head(functional.leaky_relu(self.trunk(cells), 0.1)) + self.matched(cells)
         return phasors
 
 

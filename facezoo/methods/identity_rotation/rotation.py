@@ -1,4 +1,4 @@
-"""The rotation of an identity vector toward a key's reference vector, and its closed-form inverse (book, 6.3.1.3-6.3.4)."""
+"""Rotation of an identity vector toward a key's reference vector, and its closed-form inverse (book, 6.3)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ class IdentityRotationTraining(PhasedModule):
         "code_extractor",
         "revealer",
     )
+
     def __init__(self, config: dict[str, Any], seed: int = 0) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -69,13 +70,15 @@ class IdentityRotationTraining(PhasedModule):
         self.picture_size = c.size
         torch.manual_seed(seed)
         self.model = IdentityRotationNetworks(c)
-        self.discriminator = MultiScaleDiscriminator(c.discriminator_width, c.discriminator_layers, c.discriminator_scales)
+        self.discriminator = MultiScaleDiscriminator(
+            c.discriminator_width, c.discriminator_layers, c.discriminator_scales
+        )
         self.phases = (
             Phase("disentangle", c.disentangle_batches, ("attribute_encoder", "generator", "discriminator")),
             Phase("conceal", c.conceal_batches, ("code_encoder", "code_embedder", "code_extractor", "revealer")),
         )
         self._recogniser: list[nn.Module] = []  # in a list: frozen, large, and no part of the checkpoint
-        self._identities: Tensor | None = None
+        self._identities = torch.zeros(0, c.identity_dim)
 
     def networks(self) -> Mapping[str, nn.Module]:
         """All networks by name."""
@@ -143,7 +146,6 @@ class IdentityRotationTraining(PhasedModule):
         share = self.config.swap_share
         swapped = torch.floor((place + 1) * share) > torch.floor(place * share)
         rng = self.generator_for("targets")
-        assert self._identities is not None, "setup_data comes before training"
         foreign = self._identities[torch.randint(len(self._identities), (whole,), generator=rng)]
         take_foreign = torch.rand(whole, generator=rng) < 0.5
         other = torch.where(
@@ -164,10 +166,14 @@ class IdentityRotationTraining(PhasedModule):
         with optimizer_g.toggle_model():
             maps = self.model.attributes(faces)
             result = self.model.generator(target, maps)
+            weight = 1.0  # of a mean over the crop, so that it is one over the part that the generator paints
+            if c.masked:
+                result = torch.lerp(faces, result, self.model.generator_mask)
+                weight = 1 / float(self.model.generator_mask.mean())
             n_own, n_swapped = max(int(own.sum()), 1), max(int(swapped.sum()), 1)
             rec = losses.reconstruction_loss(result[own], faces[own]).sum() / n_own
             l1 = (result[own] - faces[own]).abs().flatten(1).mean(1).sum() / n_own
-            total = c.lambda_rec * rec + c.lambda_l1 * l1
+            total = weight * (c.lambda_rec * rec + c.lambda_l1 * l1)
             logs |= {"rec": rec, "l1": l1}
             if bool(swapped.any()):
                 rng = self.generator_for("jitter")
@@ -191,7 +197,9 @@ class IdentityRotationTraining(PhasedModule):
 
         if adversarial:
             with optimizer_d.toggle_model():
-                loss_d = discriminator_loss(self.discriminator(faces), self.discriminator(result.detach()), c.adversarial)
+                loss_d = discriminator_loss(
+                    self.discriminator(faces), self.discriminator(result.detach()), c.adversarial
+                )
                 optimizer_d.zero_grad()
                 self.manual_backward(loss_d)
                 optimizer_d.step()
@@ -248,6 +256,8 @@ class IdentityRotationTraining(PhasedModule):
         c = self.config
         rng = self.generator_for("file")
         draw, amount = torch.rand(2, generator=rng).tolist()
+        if self.locate(self.batches_seen)[1] < 0.1 * c.conceal_batches:
+            return losses.to_8_bit(picture)  # first learn to read a clean file
         whole = len(picture) * self.world_size
         quality = torch.rand(whole, generator=rng) * (c.jpeg_quality_high - c.jpeg_quality_low) + c.jpeg_quality_low
         offsets = (torch.rand(whole, 2, generator=rng) - 0.5) / c.size  # up to half a pixel
@@ -262,8 +272,7 @@ class IdentityRotationTraining(PhasedModule):
 
     def _optimizers(self) -> Sequence[Any]:
         optimizers = self.optimizers()
-        assert isinstance(optimizers, list)
-        return optimizers
+        return cast(Sequence[Any], optimizers)
 
     # ------------------------------------------------------------------ what a run shows and ships
     @torch.no_grad()
