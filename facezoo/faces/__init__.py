@@ -11,7 +11,17 @@ from facezoo.faces.align import (
     similarity,
     template,
 )
-from facezoo.faces.detect import Detector, DetectorOptions, Face, get_detector, list_detectors, register_detector
+from facezoo.faces.detect import (
+    Detector,
+    DetectorOptions,
+    Face,
+    face_from_points,
+    faces_from_boxes,
+    get_detector,
+    list_detectors,
+    points_from_box,
+    register_detector,
+)
 from facezoo.faces.keep import KeepList
 from facezoo.faces.mask import border_taper, face_mask
 from facezoo.faces.picture import Picture, encode_picture, load_picture, save_picture
@@ -28,11 +38,14 @@ __all__ = [
     "crop_faces",
     "crop_faces_float",
     "encode_picture",
+    "face_from_points",
     "face_mask",
+    "faces_from_boxes",
     "get_detector",
     "list_detectors",
     "load_picture",
     "paste_faces",
+    "points_from_box",
     "register_detector",
     "save_picture",
     "similarity",

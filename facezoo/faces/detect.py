@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facezoo.errors import InputError, UnknownNameError
-from facezoo.faces.align import ByteArray
+from facezoo.faces.align import ByteArray, alignment_error, apply_transform, invert_transform, similarity, template
 from facezoo.files import sha256_bytes
 
 PointArray = npt.NDArray[np.float32]
@@ -442,3 +442,109 @@ def get_detector(name: str = "yunet", options: DetectorOptions | None = None) ->
 
 register_detector("yunet", YuNet)
 register_detector("centerface", CenterFace)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# faces that the user gives
+
+#: The five points in a detector's box, as parts of its width and height: median over YuNet's boxes of LFW faces
+#: (CenterFace's differ by at most 0.025).
+_POINTS_IN_BOX = np.array([[0.267, 0.387], [0.726, 0.373], [0.494, 0.58], [0.3, 0.74], [0.704, 0.73]])
+#: Width of that box over its height.
+_BOX_ASPECT = 0.75
+#: A detection is taken for the face of a given box from this overlap on: users draw boxes of many kinds.
+_BOX_MATCH = 0.3
+
+
+def points_from_box(box: Sequence[float]) -> PointArray:
+    """Five points of an upright frontal face, estimated from its box alone.
+
+    The face is taken to fill the box from the middle of the forehead to the chin, as detectors' boxes do; in a box of
+    another shape it is centred, with the larger of the two sizes that the sides suggest, so that it is rather covered
+    too much than too little.
+
+    Args:
+        box: (x0, y0, x1, y1) in picture pixels.
+
+    Returns:
+        (5, 2) float32 in picture pixels.
+
+    Raises:
+        InputError: the box has no area.
+    """
+    x0, y0, x1, y1 = (float(value) for value in box)
+    if not (np.isfinite([x0, y0, x1, y1]).all() and x1 > x0 and y1 > y0):
+        raise InputError(f"a box needs finite x0 < x1 and y0 < y1, got {tuple(box)}")
+    tall = max(y1 - y0, (x1 - x0) / _BOX_ASPECT)
+    wide = tall * _BOX_ASPECT
+    corner = np.array([(x0 + x1 - wide) / 2, (y0 + y1 - tall) / 2])
+    mirrored = _POINTS_IN_BOX[[1, 0, 2, 4, 3]] * (-1.0, 1.0) + (1.0, 0.0)
+    symmetric = (_POINTS_IN_BOX + mirrored) / 2
+    return (corner + symmetric * (wide, tall)).astype(np.float32)
+
+
+def faces_from_boxes(rgb: ByteArray, boxes: Sequence[Sequence[float]], detector: Detector | None = None) -> list[Face]:
+    """Faces for boxes that the user gives: every box gives a face, whatever a detector thinks of it.
+
+    The surroundings of the box are searched, at a scale at which its face has a good size. When a detection matches
+    the box, its points are taken (and its score); else they are estimated from the box (score 0).
+
+    Args:
+        rgb: (H, W, 3) uint8 RGB.
+        boxes: (x0, y0, x1, y1) each, in picture pixels.
+        detector: finds the points; None: YuNet with a low threshold.
+
+    Returns:
+        One face for each box, in the same order, with the box as it was given.
+
+    Raises:
+        InputError: a box without area, or outside the picture.
+    """
+    finder = detector or get_detector("yunet", DetectorOptions(score_threshold=0.3, rotations="auto"))
+    height, width = rgb.shape[:2]
+    faces = []
+    for box in boxes:
+        x0, y0, x1, y1 = (float(value) for value in box)
+        estimated = points_from_box((x0, y0, x1, y1))
+        if x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+            raise InputError(f"the box {tuple(box)} lies outside the {width}x{height} picture")
+        margin = 0.6 * max(x1 - x0, y1 - y0)
+        left, top = max(0, round(x0 - margin)), max(0, round(y0 - margin))
+        region = rgb[top : min(height, round(y1 + margin)), left : min(width, round(x1 + margin))]
+        view, scale_x, scale_y = _resized(region, min(3.0, 120.0 / max(x1 - x0, y1 - y0)))
+        best = Face((x0, y0, x1, y1), estimated, 0.0)
+        overlap = _BOX_MATCH
+        for found in finder.detect(np.ascontiguousarray(view)):
+            mapped = _mapped(found, scale_x, scale_y, 0.0, 0.0)
+            moved = (mapped.box[0] + left, mapped.box[1] + top, mapped.box[2] + left, mapped.box[3] + top)
+            common = box_overlap(moved, (x0, y0, x1, y1))
+            if common > overlap:
+                points = (mapped.points + np.array([left, top], dtype=np.float32)).astype(np.float32)
+                best, overlap = Face((x0, y0, x1, y1), points, found.score), common
+        faces.append(best)
+    return faces
+
+
+def face_from_points(points: npt.ArrayLike) -> Face:
+    """A face from five points that the user gives, with the box that detectors would draw.
+
+    Eyes or mouth corners given right to left are put in order: the order that fits the template better is taken.
+
+    Args:
+        points: (5, 2), (x, y) in picture pixels.
+
+    Raises:
+        InputError: wrong shape, not finite, or all in one place.
+    """
+    given = np.asarray(points, dtype=np.float64)
+    swapped = given[[1, 0, 2, 4, 3]] if given.shape == (5, 2) else given
+    ordered = swapped if alignment_error(swapped) < alignment_error(given) else given
+    # The box of the template face, sent back into the picture.
+    eyes = template(128)[:2]
+    wide = (eyes[1, 0] - eyes[0, 0]) / (_POINTS_IN_BOX[1, 0] - _POINTS_IN_BOX[0, 0])
+    x0 = eyes[0, 0] - _POINTS_IN_BOX[0, 0] * wide
+    y0 = eyes[:, 1].mean() - _POINTS_IN_BOX[:2, 1].mean() * wide / _BOX_ASPECT
+    quad = np.array([[x0, y0], [x0 + wide, y0], [x0 + wide, y0 + wide / _BOX_ASPECT], [x0, y0 + wide / _BOX_ASPECT]])
+    corners = apply_transform(invert_transform(similarity(ordered, 128)), quad)
+    ends = (*corners.min(axis=0), *corners.max(axis=0))
+    return Face((float(ends[0]), float(ends[1]), float(ends[2]), float(ends[3])), ordered.astype(np.float32), 1.0)
