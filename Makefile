@@ -18,6 +18,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 # Stamps live in the environment, so that removing it removes them: a second run installs nothing.
 CREATED := $(VENV)/.facezoo-created
+# Only an environment that make itself made is removed by `make clean`.
+MADE := $(VENV)/.facezoo-made-by-make
 INSTALLED := $(VENV)/.facezoo-installed
 INSTALLED_DEV := $(VENV)/.facezoo-installed-dev
 INPUTS := pyproject.toml constraints/cpu.txt
@@ -31,7 +33,7 @@ help:
 $(CREATED):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "facezoo needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV) && touch $(MADE); }
 	@touch $@
 
 # A torch that is already there is kept (it may be the right one for a GPU); otherwise the constraints choose it.
@@ -73,8 +75,7 @@ wheel: $(INSTALLED_DEV)
 	$(PIP) wheel -qq --no-deps --no-build-isolation --wheel-dir dist .
 	@ls -l dist/*.whl
 
-# $(VENV) is removed only when make created it.
 clean:
 	rm -rf build dist demo_out .pytest_cache .mypy_cache .ruff_cache
 	find facezoo scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
-	@if [ -e $(CREATED) ]; then echo "rm -rf $(VENV)"; rm -rf '$(VENV)'; fi
+	@if [ -e $(MADE) ]; then echo "rm -rf $(VENV)"; rm -rf '$(VENV)'; fi

@@ -274,7 +274,7 @@ def test_workers_and_the_real_detector_give_the_same_file(tmp_path: Path) -> Non
         pytest.skip("needs the demo's picture")
     for number in range(3):
         with Image.open(picture) as image:
-            path = tmp_path / "in" / f"p{number}" / "a.png"
+            path = tmp_path / "in" / f"p{number}" / "a.jpg"
             path.parent.mkdir(parents=True)
             image.convert("RGB").rotate(3 * number).save(path)
     _save(tmp_path / "in" / "p1" / "b.png", 0, 1)
