@@ -1,7 +1,7 @@
 """The object a user holds: whole picture in, whole picture out, and back again.
 
-The path of a picture: load, detect, align, cut out, **one** call of the method for all faces, paste back, check, encode,
-write. Everything fails closed: when one face of a picture cannot be anonymized, nothing is written for that picture.
+The path of a picture: load, detect, align, cut out, **one** call of the method for all faces, paste back, check,
+encode, write. Everything fails closed: when one face cannot be anonymized, nothing is written for that picture.
 
 What is checked before a result exists:
 
@@ -284,7 +284,9 @@ def from_pretrained(
         CheckpointError: a damaged or unreachable checkpoint.
         InputError: an option out of range.
     """
-    return Anonymizer.from_model(resolve_model(name, revision=revision), detector=detector, device=device, options=options)
+    return Anonymizer.from_model(
+        resolve_model(name, revision=revision), detector=detector, device=device, options=options
+    )
 
 
 class Anonymizer:
@@ -350,7 +352,9 @@ class Anonymizer:
             verify_files(model.folder, model.manifest)
             learned = registry.load_class(model.method)
             if not issubclass(learned, LearnedMethod):
-                raise CheckpointError(f"{model.method} cannot be loaded from a checkpoint; its class is no LearnedMethod")
+                raise CheckpointError(
+                    f"{model.method} cannot be loaded from a checkpoint; its class is no LearnedMethod"
+                )
             method = learned.from_checkpoint(model.folder, dict(model.manifest))
         return cls(
             method,
@@ -615,9 +619,7 @@ class Anonymizer:
             found.append(_Found(Face(_plain_box(box), five.astype(np.float32), 1.0), "given"))
         return found
 
-    def _second_look(
-        self, rgb: ByteArray, found: list[_Found], verify: Verify, *, given: bool
-    ) -> dict[str, object]:
+    def _second_look(self, rgb: ByteArray, found: list[_Found], verify: Verify, *, given: bool) -> dict[str, object]:
         """Run the detector of the other kind; returns what the record says about it, and may extend ``found``."""
         if verify == "off":
             return {"mode": "off"}
@@ -640,9 +642,7 @@ class Anonymizer:
             found.extend(_trusted(_Found(face, "second detector"), rgb) for face in missed)
         return {"mode": verify, "detector": name, "added": len(missed)}
 
-    def _kept(
-        self, rgb: ByteArray, found: list[_Found], keep: KeepList | str | os.PathLike[str] | None
-    ) -> list[bool]:
+    def _kept(self, rgb: ByteArray, found: list[_Found], keep: KeepList | str | os.PathLike[str] | None) -> list[bool]:
         if keep is None:
             return [False] * len(found)
         from facezoo.faces.keep import KeepList
@@ -701,9 +701,7 @@ class Anonymizer:
             for start in range(0, len(faces), step):
                 part = slice(start, start + step)
                 points = None if context.points is None else context.points[part]
-                answer = self.method.anonymize(
-                    faces[part].to(self.device), dataclasses.replace(context, points=points)
-                )
+                answer = self.method.anonymize(faces[part].to(self.device), dataclasses.replace(context, points=points))
                 pieces.append(answer.to(faces.device))
         result = torch.cat(pieces) if pieces else faces
         _check_faces_out(result, faces, self.model)
@@ -798,7 +796,7 @@ def recover_sealed(
     *,
     metadata: Literal["drop", "keep-safe"] = "drop",
 ) -> Result:
-    """Put the sealed originals back: bit-identical where the anonymized picture was saved without loss. No model needed.
+    """Put the sealed originals back, bit by bit where the anonymized picture was saved without loss. Needs no model.
 
     Args:
         picture: the anonymized picture.
@@ -825,7 +823,10 @@ def recover_sealed(
         (x, y, w, h), original = _unpack_rectangle(open_face(record, index, key), width, height)
         output[y : y + h, x : x + w] = original
         reports.insert(
-            0, FaceReport(_plain_box(face.box), face.score, _extent(face.box), origin="record", verified=True, sealed=True)
+            0,
+            FaceReport(
+                _plain_box(face.box), face.score, _extent(face.box), origin="record", verified=True, sealed=True
+            ),
         )
     warnings: tuple[str, ...] = ()
     if not isinstance(picture, Picture | np.ndarray) and not record.belongs_to(data):
@@ -1021,7 +1022,10 @@ def _trusted(item: _Found, rgb: ByteArray) -> _Found:
     """Replace five points that do not look like a face, or lie elsewhere than the box, by upright ones from the box."""
     face = item.face
     try:
-        odd = align.alignment_error(face.points) > _POINTS_TOO_ODD or box_overlap(_plain_box(_covered_box(face.points)), face.box) < 0.25
+        odd = (
+            align.alignment_error(face.points) > _POINTS_TOO_ODD
+            or box_overlap(_plain_box(_covered_box(face.points)), face.box) < 0.25
+        )
     except InputError:
         odd = True
     if odd:

@@ -227,7 +227,9 @@ def _without_collisions(jobs: list[Job], ending: str) -> list[Job]:
     for job in jobs:
         count[job.target] = count.get(job.target, 0) + 1
     result = [
-        dataclasses.replace(job, target=job.target.with_name(job.source.name + ending)) if count[job.target] > 1 else job
+        dataclasses.replace(job, target=job.target.with_name(job.source.name + ending))
+        if count[job.target] > 1
+        else job
         for job in jobs
     ]
     targets = [job.target for job in result]
@@ -484,7 +486,7 @@ class _Worker:
         environment.setdefault("OMP_NUM_THREADS", str(self._threads))
         package = str(Path(__file__).resolve().parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH", "")]))
-        process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+        process = subprocess.Popen(
             [sys.executable, "-m", "facezoo.batch"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -573,7 +575,9 @@ def _run_in_workers(
         for thread in crew:
             thread.join()
         raise
-    return [outcome or Outcome(job, "failed", "not done", exit_code=1) for job, outcome in zip(jobs, outcomes, strict=True)]
+    return [
+        outcome or Outcome(job, "failed", "not done", exit_code=1) for job, outcome in zip(jobs, outcomes, strict=True)
+    ]
 
 
 def worker_main() -> int:

@@ -396,7 +396,7 @@ def _anonymize(arguments: argparse.Namespace) -> int:
         return find_finished(job, settings, model, key)
 
     if plan.left_out:
-        _note(arguments, f"{plan.left_out} files that are no pictures were left out")
+        _note(arguments, f"files that are no pictures were left out: {plan.left_out}")
     return _run(arguments, settings, plan.jobs, key, plan.to_folder, finished)
 
 
@@ -749,9 +749,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     evaluation = _import("facezoo.evaluate", "evaluation", "eval")
-    evaluation.run_evaluation(
-        arguments.model, Path(arguments.data), Path(arguments.output), limit=arguments.limit
-    )
+    evaluation.run_evaluation(arguments.model, Path(arguments.data), Path(arguments.output), limit=arguments.limit)
     return 0
 
 
@@ -762,7 +760,9 @@ def _import(module: str, what: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise FacezooError(f"{what} is not available here ({error}); install it with: pip install 'facezoo[{extra}]'") from error
+        raise FacezooError(
+            f"{what} is not available here ({error}); install it with: pip install 'facezoo[{extra}]'"
+        ) from error
 
 
 if __name__ == "__main__":

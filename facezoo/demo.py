@@ -30,8 +30,8 @@ __all__ = ["DemoReport", "DemoRow", "demo_picture", "run_demo"]
 
 ByteArray = npt.NDArray[np.uint8]
 
-PASSPHRASE_A: Final = "demo key A: copper lantern over quiet water"
-PASSPHRASE_B: Final = "demo key B: seven slow trains at midnight"
+PASSPHRASE_A: Final = "demo key A: copper lantern over quiet water"  # noqa: S105 (public on purpose)
+PASSPHRASE_B: Final = "demo key B: seven slow trains at midnight"  # noqa: S105
 
 THRESHOLD: Final = 0.6
 """dlib's own threshold: below this Euclidean distance its author takes two faces for the same person."""
@@ -249,11 +249,18 @@ def _table(rows: list[DemoRow]) -> list[str]:
     for row in rows:
         name = row.name if row.section in ("original", "classics") else f"{row.section}: {row.name}"
         cells.append(
-            (name, f"{row.cosine:.3f}", f"{row.euclidean:.3f}", f"{row.recognised} of {row.faces}", f"{row.seconds:.2f}")
+            (
+                name,
+                f"{row.cosine:.3f}",
+                f"{row.euclidean:.3f}",
+                f"{row.recognised} of {row.faces}",
+                f"{row.seconds:.2f}",
+            )
         )
     widths = [max(len(line[column]) for line in cells) for column in range(5)]
     return [
-        line[0].ljust(widths[0]) + "".join("  " + text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))
+        line[0].ljust(widths[0])
+        + "".join("  " + text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))
         for line in cells
     ]
 
@@ -375,19 +382,20 @@ def _story(page: _Page, x: int, y: int, width: int, notes: list[str]) -> None:
     lines = [
         ("How to read this", 30, _INK),
         (
-            "Every picture below was made by one call of facezoo on the picture at the left: faces were found, aligned, "
-            "anonymized and pasted back.",
+            "Every picture below was made by one call of facezoo on the picture at the left: faces were found, "
+            "aligned, anonymized and pasted back.",
             24,
             _SOFT,
         ),
         (
-            f"The pill says how many faces dlib's recogniser still takes for the original (distance below {THRESHOLD}).",
+            "The label says how many faces dlib's recogniser still takes for the original "
+            f"(distance below {THRESHOLD}).",
             24,
             _SOFT,
         ),
         (
-            "Learned models work under a key. Their picture is saved as PNG and recovered from that very file: with the "
-            "right key the people come back, with a wrong key they do not.",
+            "Learned models work under a key. Their picture is saved as PNG and recovered from that very file: with "
+            "the right key the people come back, with a wrong key they do not.",
             24,
             _SOFT,
         ),

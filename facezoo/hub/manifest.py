@@ -57,7 +57,9 @@ def _checkpoint_root() -> Path:
     inside = _PACKAGE / "checkpoints"
     beside = _PACKAGE.parent / "checkpoints"
     # In the repository (and in an editable install) the folder lies at the root, where people look for it.
-    return beside if beside.is_dir() and not inside.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file() else inside
+    return (
+        beside if beside.is_dir() and not inside.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file() else inside
+    )
 
 
 CHECKPOINTS: Final = _checkpoint_root()
