@@ -29,13 +29,13 @@ class Preemption(Callback):
         self._asked = ""
         self._previous: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Installs the signal handlers."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Installs the signal handlers, after Lightning's own, whose SIGTERM would raise in the middle of a batch."""
         self._started = self._saved = time.monotonic()
         for number in _SIGNALS:
             self._previous[number] = signal.signal(number, self._on_signal)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Gives the signal handlers back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -155,9 +155,9 @@ class AADGenerator(nn.Module):
         attribute_channels: ``AttributeEncoder.out_channels``.
         identity_dim: Length of the identity vector.
         start: Resolution of the coarsest level (1 or 2).
-        constants: Adds a learned constant map at each level. The faces are aligned, so eyes and mouth have fixed places;
-            without it, a generator whose attribute maps are blurred inside the face has only the zero padding to tell
-            it where it paints, and learned no eyes in 900 batches.
+        constants: Adds a learned constant map at each level. The faces are aligned, so eyes and mouth have fixed
+            places; a generator whose attribute maps are blurred inside the face has otherwise only the zero padding to
+            tell it where it paints, and learned no eyes in 900 batches.
     """
 
     def __init__(

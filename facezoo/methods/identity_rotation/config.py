@@ -47,7 +47,9 @@ class IdentityRotationConfig:
         adversarial_start: Batches before the discriminator joins (ours; 0 in the book).
         swap_share: Part of each batch that is given a foreign or rotated identity (book's training: self only for the
             reconstruction, two random faces for the visual check).
-        recogniser_jitter: Largest random shift, as a part of the size, before the recogniser of the loss sees a picture:
+        swap_every: Batches of which one has foreign identities; the recogniser of the loss costs more than the generator
+            on a CPU.
+        recogniser_jitter: Largest random shift, as a part of the size, before the loss's recogniser sees a picture:
             an adversarial pattern does not survive it, a changed face does.
 
         lambda_extract: Weight of the code's phasor error.
@@ -93,6 +95,7 @@ class IdentityRotationConfig:
     adversarial: Literal["log", "hinge"] = "log"
     adversarial_start: int = 0
     swap_share: float = 0.25
+    swap_every: int = 1
     recogniser_jitter: float = 0.03
 
     lambda_extract: float = 1.0

@@ -23,8 +23,8 @@ _CARRIER_AMPLITUDE = 0.06
 """Start of the code's strength, of the [-1, 1] range: about 4 of 255 levels at a pixel for 4 phasors a cell."""
 
 _CARRIERS = ((1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0), (2, 2), (1, 3), (3, 1), (2, 3), (3, 2))
-"""Cosine patterns of a 4x4 cell (horizontal, vertical frequency) that carry the code at first: little of a smooth picture
-lies there, and JPEG of good quality keeps them."""
+"""Cosine patterns of a 4x4 cell (horizontal, vertical frequency) that carry the code at first: little of a smooth
+picture lies there, and JPEG of good quality keeps them."""
 
 
 def carrier_patterns(count: int) -> Tensor:

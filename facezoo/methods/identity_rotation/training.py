@@ -143,7 +143,7 @@ class IdentityRotationTraining(PhasedModule):
         """Target identity of each face, and which faces got a foreign or rotated one (a fixed part of the batch)."""
         whole = len(identity) * self.world_size
         place = torch.arange(whole)
-        share = self.config.swap_share
+        share = self.config.swap_share if self.batches_seen % self.config.swap_every == 0 else 0.0
         swapped = torch.floor((place + 1) * share) > torch.floor(place * share)
         rng = self.generator_for("targets")
         foreign = self._identities[torch.randint(len(self._identities), (whole,), generator=rng)]
