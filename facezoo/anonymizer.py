@@ -445,12 +445,15 @@ class Anonymizer:
         seed = secrets.randbits(62)
         base = FaceContext(points=None, key=key, seed=seed, options=self.options)
         output = self._apply(rgb, chosen, base) if chosen else rgb.copy()
-        rectangles = _changed_rectangles(rgb, output, chosen)
+        sizes = [self.method.crop_size or _own_size(item.face.points) for item in chosen]
+        rectangles = _changed_rectangles(rgb, output, chosen, sizes)
 
         faces = [FaceRecord.of(item.face.box, item.face.points, item.face.score) for item in chosen]
         record = self._record((width, height), faces, self.method.options_record(base), run, named_key, salt)
         if seal and key is not None:
             record = seal_faces(record, key, [_pack_rectangle(rgb, rectangle) for rectangle in rectangles])
+        if named_key is not None:
+            record = record.authenticated(named_key)  # and once more when the saved file's hash is known
         report = Report(
             tuple(
                 FaceReport(
@@ -602,7 +605,8 @@ class Anonymizer:
             raise InputError(f"{len(given_boxes)} boxes do not go with {len(given_points)} sets of points")
         height, width = rgb.shape[:2]
         found: list[_Found] = []
-        for index in range(len(given_boxes) if given_boxes is not None else len(given_points or ())):
+        count = len(given_boxes) if given_boxes is not None else 0 if given_points is None else len(given_points)
+        for index in range(count):
             if given_points is not None:
                 five = given_points[index]
                 box = given_boxes[index] if given_boxes is not None else _covered_box(five)
@@ -864,8 +868,10 @@ def _is_sealed(record: PictureRecord) -> bool:
     return len(record.faces) > 0 and all(face.sealed is not None for face in record.faces)
 
 
-def _changed_rectangles(before: ByteArray, after: ByteArray, found: list[_Found]) -> list[tuple[int, int, int, int]]:
-    """For each face the smallest rectangle (x, y, w, h) that holds every pixel changed within its crop.
+def _changed_rectangles(
+    before: ByteArray, after: ByteArray, found: list[_Found], sizes: list[int]
+) -> list[tuple[int, int, int, int]]:
+    """For each face the smallest rectangle (x, y, w, h) that holds every pixel changed within its crop of that size.
 
     Raises:
         FacezooError: a face is the same as before in the finished picture.
@@ -874,11 +880,9 @@ def _changed_rectangles(before: ByteArray, after: ByteArray, found: list[_Found]
     rectangles: list[tuple[int, int, int, int]] = []
     covered = np.zeros((height, width), dtype=bool)
     changed = (before != after).any(axis=2)
-    for item in found:
-        size = 128
+    for item, size in zip(found, sizes, strict=True):
         quad = align.crop_quad(align.similarity(item.face.points, size), size)
-        # The paste works on crops of other sizes too; their borders differ from this one's by less than two pixels.
-        margin = 2
+        margin = 1  # for the rounding of the corners
         x0, y0 = np.maximum(np.floor(quad.min(axis=0)).astype(int) - margin, 0)
         x1, y1 = np.minimum(np.ceil(quad.max(axis=0)).astype(int) + margin + 1, (width, height))
         window = changed[y0:y1, x0:x1]

@@ -30,6 +30,7 @@ from facezoo.tags import input_tag
 
 if TYPE_CHECKING:
     from facezoo.anonymizer import Anonymizer, Result
+    from facezoo.faces.keep import KeepList
     from facezoo.hub.manifest import ResolvedModel
     from facezoo.keys import Key
     from facezoo.records import PictureRecord
@@ -309,6 +310,7 @@ class Processor:
         self.settings = settings
         self.key = key
         self._anonymizers: dict[str, Anonymizer] = {}
+        self._keep: KeepList | None = None
 
     def run(self, job: Job) -> Outcome:
         """Do one job; every failure becomes an outcome, and leaves no output."""
@@ -336,6 +338,14 @@ class Processor:
             )
         return self._anonymizers[model]
 
+    def _keep_list(self) -> KeepList | None:
+        """The people to keep: their pictures are read once a run."""
+        if self._keep is None and self.settings.keep is not None:
+            from facezoo.faces.keep import KeepList
+
+            self._keep = KeepList.from_folder(self.settings.keep)
+        return self._keep
+
     def _anonymize(self, job: Job) -> Outcome:
         from facezoo.anonymizer import MissedFaceError
 
@@ -348,7 +358,7 @@ class Processor:
                 self.key,
                 boxes=boxes,
                 points=points,
-                keep=settings.keep,
+                keep=self._keep_list(),
                 seal=settings.seal,
                 verify=settings.verify,
                 no_face="copy" if settings.no_face == "copy" else "refuse",

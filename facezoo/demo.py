@@ -182,13 +182,13 @@ def _learned_rows(
 ) -> list[DemoRow]:
     """Key A, key B, and what comes back from the saved file with the right and with a wrong key."""
     rows: list[DemoRow] = []
-    stem = f"facezoo-demo-{model.name}"
+    stem = f"facezoo-demo-{anonymizer.model}"
 
     def timed(name: str, call: Callable[[], Result], *, recovery: bool = False) -> Result:
         begin = time.perf_counter()
         result = call()
         seconds = time.perf_counter() - begin
-        rows.append(judge.row(name, model.name, result.picture.pixels, seconds, recovery=recovery))
+        rows.append(judge.row(name, anonymizer.model, result.picture.pixels, seconds, recovery=recovery))
         return result
 
     saved = output / f"{stem}.png"

@@ -1,0 +1,391 @@
+"""The whole-picture path: what is changed, what is not, what is refused, and what comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import struct
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import facezoo
+from facezoo.anonymizer import Anonymizer, MissedFaceError
+from facezoo.errors import FacezooError, InputError, KeyMaterialError, NoFaceError, OutputError, RecordError
+from facezoo.faces.align import crop_quad, similarity
+from facezoo.faces.detect import get_detector
+from facezoo.keys import Key
+from facezoo.records import find_record, read_sidecar, sidecar_path
+from tests.tiny_method import SIZE, TinySwap, registered, write_tiny_checkpoint
+
+
+def portrait(name: str = "astronaut.jpg") -> np.ndarray:
+    data = (resources.files("facezoo") / "assets" / "demo" / name).read_bytes()
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def two() -> np.ndarray:
+    """Two people side by side."""
+    return np.concatenate([portrait(), portrait("obama.jpg")], axis=1)
+
+
+@pytest.fixture(scope="module")
+def two_points(two: np.ndarray) -> np.ndarray:
+    return np.stack([face.points for face in get_detector("yunet").detect(two)])
+
+
+@pytest.fixture(scope="module")
+def blur() -> Anonymizer:
+    return facezoo.from_pretrained("gaussian_blur")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path):
+    with registered():
+        yield facezoo.from_pretrained(write_tiny_checkpoint(tmp_path / "tiny_swap.test"))
+
+
+KEY = Key.from_bytes(bytes(range(32)))
+OTHER = Key.from_bytes(bytes(range(1, 33)))
+
+
+def inside_crops(points: np.ndarray, shape: tuple[int, ...], size: int = 128) -> np.ndarray:
+    import cv2
+
+    mask = np.zeros(shape[:2], np.uint8)
+    for five in points:
+        cv2.fillConvexPoly(mask, np.round(crop_quad(similarity(five, size), size)).astype(np.int32), 1)
+    return cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(bool)
+
+
+def test_only_faces_change_and_every_face_does(blur, two, two_points):
+    result = blur.anonymize(two, verify="off")
+    assert len(result.report.faces) == 2
+    changed = (result.picture.pixels != two).any(axis=2)
+    assert not changed[~inside_crops(two_points, two.shape)].any()
+    for five in two_points:
+        x, y = five.mean(axis=0).astype(int)
+        assert changed[y - 15 : y + 15, x - 15 : x + 15].mean() > 0.9
+
+
+def test_detectors_agree_on_the_portraits_by_default(blur, two):
+    result = blur.anonymize(two)
+    assert result.record is not None
+    assert result.record.options["run"]["verify"] == {"mode": "on", "detector": "centerface", "added": 0}
+
+
+def test_points_or_boxes_of_ones_own(blur, two, two_points):
+    one = blur.anonymize(two, points=two_points[:1], verify="off")
+    assert (one.picture.pixels[:, 300:] == two[:, 300:]).all()
+    assert not (one.picture.pixels[:, :300] == two[:, :300]).all()
+    # A box without points: the mask covers all of it.
+    box = [[330, 10, 480, 170]]
+    boxed = blur.anonymize(two, boxes=box, verify="off")
+    change = np.abs(boxed.picture.pixels.astype(int) - two).max(axis=2)
+    assert (change[20:160, 345:465] > 0).mean() > 0.95
+    with pytest.raises(MissedFaceError, match="--verify"):
+        blur.anonymize(two, points=two_points[:1])
+    for wrong in ([[1, 2, 3]], [[5, 5, 5, 9]], [[-90, -90, -5, -5]], [[0, 0, float("nan"), 5]], "box"):
+        with pytest.raises(InputError):
+            blur.anonymize(two, boxes=wrong, verify="off")
+    with pytest.raises(InputError, match="go with"):
+        blur.anonymize(two, boxes=box, points=two_points, verify="off")
+    with pytest.raises(NoFaceError):
+        blur.anonymize(two, boxes=[], verify="off")
+
+
+def test_eye_bars_of_overlapping_faces_do_not_uncover_each_other(two_points):
+    """Each bar is put on what the last one left; cut out of the original it would bring the other's eyes back."""
+    bar = facezoo.from_pretrained("eye_bar")
+    picture = np.random.default_rng(0).integers(40, 200, (336, 300, 3), dtype=np.uint8)
+    first = two_points[0]
+    near = np.stack([first, first + np.float32([28, 10])])
+    result = bar.anonymize(picture, points=near, verify="off")
+    for five in near:
+        for x, y in five[:2].astype(int):
+            assert result.picture.pixels[y - 2 : y + 3, x - 2 : x + 3].max() < 30
+
+
+def test_faces_of_very_different_sizes(blur):
+    small = np.asarray(Image.fromarray(portrait()).resize((90, 101), Image.Resampling.LANCZOS))
+    big = np.asarray(Image.fromarray(portrait("obama.jpg")).resize((900, 1008), Image.Resampling.LANCZOS))
+    picture = np.full((1008, 1000, 3), 120, np.uint8)
+    picture[:, :900] = big
+    picture[300:401, 905:995] = small
+    result = blur.anonymize(picture, verify="off")
+    sizes = [face.size for face in result.report.faces]
+    assert len(sizes) == 2
+    assert sizes == sorted(sizes)
+    assert sizes[1] > 8 * sizes[0]
+    changed = (result.picture.pixels != picture).any(axis=2)
+    assert changed[300:401, 905:995].any()
+
+
+@pytest.mark.parametrize("kind", ["gray", "gray16", "rgba", "cmyk", "palette", "turned"])
+def test_every_kind_of_picture(blur, tmp_path, kind):
+    image = Image.fromarray(portrait())
+    path = tmp_path / "in.png"
+    if kind == "gray":
+        image.convert("L").save(path)
+    elif kind == "gray16":
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(path)
+    elif kind == "rgba":
+        image.putalpha(Image.fromarray(np.tile(np.arange(300) % 256, (336, 1)).astype(np.uint8)))
+        image.save(path)
+    elif kind == "cmyk":
+        path = tmp_path / "in.jpg"
+        image.convert("CMYK").save(path, quality=95)
+    elif kind == "palette":
+        image.quantize(128).save(path)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path = tmp_path / "in.jpg"
+        image.rotate(90, expand=True).save(path, exif=exif, quality=95)
+    out = tmp_path / "out.png"
+    blur.anonymize(path, verify="off").save(out)
+    with Image.open(out) as saved:
+        assert saved.size == (300, 336)
+        assert not saved.getexif()
+        if kind == "rgba":
+            alpha = np.asarray(saved)[..., 3]
+            assert (alpha == np.tile(np.arange(300) % 256, (336, 1))).all()
+        if kind.startswith("gray"):
+            assert saved.mode == "L"
+        eyes = np.asarray(saved.convert("RGB"))[95:110, 120:185].astype(int)
+    assert np.abs(eyes - portrait()[95:110, 120:185]).mean() > 8
+
+
+def test_thumbnail_and_place_are_not_carried_along(blur, tmp_path):
+    image = Image.fromarray(portrait())
+    exif = Image.Exif()
+    exif[0x010F] = "Camera"
+    exif.get_ifd(0x8825)[1] = "N"
+    path = tmp_path / "in.jpg"
+    image.save(path, exif=exif, quality=95)
+    marker = b"the original face, small"
+    data = path.read_bytes()
+    comment = struct.pack(">BBH", 0xFF, 0xFE, len(marker) + 2) + marker
+    path.write_bytes(data[:2] + comment + data[2:])
+    for policy in ("drop", "keep-safe"):
+        out = tmp_path / f"{policy}.jpg"
+        blur.anonymize(path, verify="off", metadata=policy).save(out)
+        assert marker not in out.read_bytes()
+        with Image.open(out) as saved:
+            assert not saved.getexif().get_ifd(0x8825)
+
+
+# ------------------------------------------------------------------------------------------------ a learned method
+
+
+def test_round_trip_with_and_without_record(tiny, two, tmp_path):
+    path = tmp_path / "anon.png"
+    result = tiny.anonymize(two, KEY, verify="off")
+    result.save(path)
+    record = read_sidecar(path)
+    assert record.matches_key(KEY)
+    assert record.belongs_to(path)
+    record.verify(KEY)
+    assert str(bytes(range(32)).hex()) not in sidecar_path(path).read_text()
+
+    back = tiny.recover(path, KEY)
+    assert [face.verified for face in back.report.faces] == [True, True]
+    covered = result.picture.pixels
+    for face in record.faces:
+        x0, y0, x1, y1 = (int(value) for value in face.box)
+        area = np.s_[y0:y1, x0:x1]
+        lost = np.abs(covered[area].astype(int) - two[area]).mean()
+        assert np.abs(back.picture.pixels[area].astype(int) - two[area]).mean() < 0.25 * lost
+
+    with pytest.raises(KeyMaterialError, match="right key"):
+        tiny.recover(path, OTHER)
+    wrong = tiny.recover(path, OTHER, check_key=False)
+    assert [face.verified for face in wrong.report.faces] == [False, False]
+
+    in_memory = tiny.recover(covered, KEY, record=result.record)
+    assert [face.verified for face in in_memory.report.faces] == [True, True]
+    stripped = dataclasses.replace(record, mac=None)
+    with pytest.raises(RecordError, match="authentication"):
+        tiny.recover(covered, KEY, record=stripped)
+
+
+def test_same_key_same_picture_and_another_key_another(tiny, two):
+    first, again, other = (tiny.anonymize(two, key, verify="off").picture.pixels for key in (KEY, KEY, OTHER))
+    assert (first == again).all()
+    assert not (first == other).all()
+
+
+def test_all_faces_go_through_in_one_call(tiny, two, monkeypatch):
+    batches = []
+    real = TinySwap.anonymize
+    monkeypatch.setattr(
+        TinySwap, "anonymize", lambda self, faces, context: batches.append(len(faces)) or real(self, faces, context)
+    )
+    tiny.anonymize(two, KEY, verify="off")
+    assert batches == [2]
+
+
+@pytest.mark.parametrize("how", ["nan", "same", "shape"])
+def test_a_failing_method_fails_the_picture(tiny, two, how):
+    TinySwap.broken = how
+    with pytest.raises(FacezooError, match="nothing was written"):
+        tiny.anonymize(two, KEY, verify="off")
+
+
+def test_one_unchanged_face_of_several_fails_the_picture(tiny, two, monkeypatch):
+    real = TinySwap.anonymize
+
+    def lazy(self, faces, context):
+        result = real(self, faces, context).clone()
+        result[1] = faces[1] + 0.001
+        return result.clamp(-1, 1)
+
+    monkeypatch.setattr(TinySwap, "anonymize", lazy)
+    with pytest.raises(FacezooError, match="left a face as it was"):
+        tiny.anonymize(two, KEY, verify="off")
+
+
+def test_aligned_tensors(tiny):
+    faces = torch.rand(3, 3, SIZE, SIZE) * 1.2 - 0.6
+    covered = tiny.anonymize_faces(faces, KEY)
+    assert covered.shape == faces.shape
+    recovered = tiny.recover_faces(covered, KEY)
+    assert recovered.verified == [True] * 3
+    assert (recovered.faces - faces).abs().max() < 0.02
+    with pytest.raises(InputError):
+        tiny.anonymize_faces(faces[..., :-1], KEY)
+    with pytest.raises(InputError, match="points"):
+        tiny.anonymize_faces(faces, KEY, points=np.zeros((1, 5, 2)))
+
+
+def test_small_faces_are_warned_about(tiny):
+    picture = np.asarray(Image.fromarray(portrait()).resize((75, 84), Image.Resampling.LANCZOS))
+    report = tiny.anonymize(picture, KEY, verify="off").report
+    assert "recovery from the picture alone will be weak" in report.faces[0].warnings[0]
+    assert not tiny.anonymize(picture, KEY, verify="off", seal=True).report.faces[0].warnings
+
+
+# ------------------------------------------------------------------------------------------------ keys and records
+
+
+@pytest.mark.parametrize("wrong", ["passphrase", b"0" * 32, 7])
+def test_a_key_of_the_wrong_type(tiny, two, wrong):
+    for call in (tiny.anonymize, tiny.recover):
+        with pytest.raises(KeyMaterialError, match=r"facezoo\.Key"):
+            call(two, wrong)
+
+
+def test_no_key(tiny, blur, two):
+    with pytest.raises(KeyMaterialError, match="needs a key"):
+        tiny.anonymize(two)
+    with pytest.raises(KeyMaterialError, match="needs a key"):
+        blur.anonymize(two, seal=True)
+
+
+def test_record_of_another_method_or_size(tiny, blur, two):
+    foreign = blur.anonymize(two, verify="off").record
+    with pytest.raises(RecordError, match="gaussian_blur"):
+        tiny.recover(two, KEY, record=foreign)
+    own = tiny.anonymize(two, KEY, verify="off").record
+    assert own is not None
+    with pytest.raises(RecordError, match="600x336"):
+        tiny.recover(two[:300], KEY, record=dataclasses.replace(own, mac=None), check_key=False)
+
+
+def test_seal_restores_overlapping_faces_bit_by_bit(blur, two, two_points, tmp_path):
+    near = np.stack([two_points[0], two_points[0] + np.float32([35, 12]), two_points[1]])
+    result = blur.anonymize(two, KEY, points=near, seal=True, verify="off")
+    path = tmp_path / "anon.png"
+    result.save(path, embed=True, write_record=False)
+    assert not sidecar_path(path).exists()
+    back = blur.recover(path, KEY)
+    assert (back.picture.pixels == two).all()
+    assert all(face.sealed for face in back.report.faces)
+    # Nothing of the originals is readable in the file.
+    record = find_record(path)
+    assert record is not None
+    assert b"PNG" not in json.dumps(record.to_json()).encode()[:200]
+    with pytest.raises(KeyMaterialError):
+        blur.recover(path, OTHER)
+    lost = dataclasses.replace(record, faces=tuple(reversed(record.faces)), mac=None)
+    with pytest.raises(RecordError):
+        blur.recover(path, KEY, record=lost)
+
+
+def test_saving_is_all_or_nothing(blur, two, tmp_path, monkeypatch):
+    result = blur.anonymize(two, verify="off")
+    path = tmp_path / "x.png"
+    sidecar_path(path).write_text("mine")
+    with pytest.raises(OutputError, match="exists"):
+        result.save(path)
+    assert not path.exists()
+    assert sidecar_path(path).read_text() == "mine"
+
+    import facezoo.anonymizer as module
+
+    real, written = module.atomic_write, []
+
+    def failing(target, data, *arguments, **options):
+        if Path(target) == path:
+            raise OutputError("disk full")
+        written.append(Path(target))
+        return real(target, data, *arguments, **options)
+
+    monkeypatch.setattr(module, "atomic_write", failing)
+    with pytest.raises(OutputError):
+        result.save(path, overwrite=True)
+    assert sidecar_path(path).read_text() == "mine"  # the old record is back
+    assert written
+    sidecar_path(path).unlink()
+    with pytest.raises(OutputError):
+        result.save(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_face_is_refused_unless_a_copy_is_asked_for(blur):
+    plain = np.full((90, 120, 3), 128, np.uint8)
+    with pytest.raises(NoFaceError):
+        blur.anonymize(plain)
+    result = blur.anonymize(plain, no_face="copy")
+    assert (result.picture.pixels == plain).all()
+    assert result.record is not None
+    assert result.record.options["run"]["no_face"] == "copy"
+
+
+def test_odd_landmarks_fall_back_to_the_whole_box(blur, two, monkeypatch):
+    import facezoo.faces.detect as detect
+
+    real = detect.Detector.detect
+
+    def scrambled(self, rgb):
+        return [dataclasses.replace(face, points=face.points[[4, 2, 0, 3, 1]]) for face in real(self, rgb)]
+
+    monkeypatch.setattr(detect.Detector, "detect", scrambled)
+    result = blur.anonymize(two, verify="off")
+    changed = (result.picture.pixels != two).any(axis=2)
+    for face in result.report.faces:
+        assert "landmarks look wrong" in face.warnings[0]
+        x0, y0, x1, y1 = (int(value) for value in face.box)
+        assert changed[y0 + 5 : y1 - 5, x0 + 5 : x1 - 5].mean() > 0.95
+
+
+def test_unknown_options_are_refused_before_any_picture(two):
+    with pytest.raises(FacezooError, match="sigma"):
+        facezoo.from_pretrained("gaussian_blur", radius=3)
+    with pytest.raises(FacezooError, match="sigma"):
+        facezoo.from_pretrained("gaussian_blur", sigma=-1)
+
+
+def test_version_is_the_package_version(repository):
+    import tomllib
+
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    assert project.get("version", facezoo.__version__) == facezoo.__version__
+    for name in facezoo.__all__:
+        assert getattr(facezoo, name) is not None
