@@ -22,7 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from facezoo.errors import InputError, UnknownNameError
-from facezoo.faces.align import ByteArray, alignment_error, apply_transform, invert_transform, similarity, template
+from facezoo.faces.align import (
+    ByteArray,
+    alignment_error,
+    apply_transform,
+    crop_faces,
+    invert_transform,
+    similarity,
+    template,
+)
 from facezoo.files import sha256_bytes
 
 PointArray = npt.NDArray[np.float32]
@@ -38,6 +46,11 @@ _TILE_OVERLAP = 192
 _RELIABLE_FACE = 16.0
 #: Margin around the coarse view, as a part of its side: a face that fills the picture gets surroundings.
 _COARSE_MARGIN = 0.2
+#: Side of the view in which a face is looked at again, and its scale there against the 128 template.
+_STEADY_VIEW = 96
+_STEADY_SCALE = 0.6
+#: A second look that moves a point further than this, in pixels of the 128 template, has seen something else.
+_STEADY_REACH = 24.0
 
 _WEIGHTS = {
     "face_detection_yunet_2023mar_int8bq.onnx": "49f000ec501fef24739071fc7e68267d32209045b6822c0c72dce1da25726f10",
@@ -77,12 +90,17 @@ class DetectorOptions:
         rotations: True: also search the picture turned by 90, 180 and 270 degrees; "auto": only when the upright
             picture shows no face; False: never. (Faces turned by up to about 45 degrees are found anyway.)
         overlap: two boxes with a larger intersection over union than this are taken for one face.
+        steady: look at each face again, aligned and mirrored, and average the points (5 ms a face). The points then
+            depend less on where and how large a face is in its picture: over shifted, scaled and JPEG-coded versions
+            of a picture the crop moves by 1.3 pixels of 128 and not by 2.9 (YuNet, LFW). Recovery without a record
+            finds the same crop again because of this.
     """
 
     score_threshold: float | None = None
     minimum_face: float = 12.0
     rotations: Rotations = "auto"
     overlap: float = 0.35
+    steady: bool = True
 
     def __post_init__(self) -> None:
         if self.score_threshold is not None and not 0.0 < self.score_threshold < 1.0:
@@ -160,7 +178,45 @@ class Detector(abc.ABC):
                 ]
         faces = [item.face for item in _without_duplicates(found, self.options.overlap)]
         faces = [face for face in faces if face.size >= self.options.minimum_face]
+        if self.options.steady:
+            faces = [replace(face, points=self._steadied(rgb, face.points)) for face in faces]
         return sorted(faces, key=lambda face: (face.box[0], face.box[1]))
+
+    def _steadied(self, rgb: ByteArray, points: PointArray) -> PointArray:
+        """Points averaged over an aligned view of the face and its mirror image, twice."""
+        current = points.astype(np.float64)
+        for _ in range(2):
+            try:
+                to_template = similarity(current, 128)
+                linear = to_template[:, :2] * _STEADY_SCALE
+                # The middle of the face, a little above the nose tip, goes to the middle of the view.
+                shift = to_template[:, 2] * _STEADY_SCALE + _STEADY_VIEW / 2 - np.array([64.0, 66.0]) * _STEADY_SCALE
+                to_view = np.hstack([linear, shift[:, None]])
+                view = crop_faces(rgb, [to_view], _STEADY_VIEW)[0]
+            except InputError:  # points that are no face, or lie far outside: they stay as the detector gave them
+                return points
+            back = invert_transform(to_view)
+            seen: list[npt.NDArray[np.float64]] = []
+            for mirrored in (False, True):
+                found = self.find(np.ascontiguousarray(view[:, ::-1]) if mirrored else view, 0.5 * self.threshold)
+                if found:
+                    middle = min(
+                        found, key=lambda face: float(np.abs(face.points.mean(axis=0) - _STEADY_VIEW / 2).sum())
+                    )
+                    places = middle.points.astype(np.float64)
+                    if mirrored:
+                        places = (places * (-1.0, 1.0) + (_STEADY_VIEW - 1.0, 0.0))[[1, 0, 2, 4, 3]]
+                    seen.append(apply_transform(back, places))
+            if len(seen) < 2:
+                return current.astype(np.float32)
+            steadied = np.mean(seen, axis=0)
+            moved = np.linalg.norm(
+                apply_transform(to_template, steadied) - apply_transform(to_template, current), axis=1
+            )
+            if moved.max() > _STEADY_REACH:
+                return current.astype(np.float32)
+            current = steadied
+        return current.astype(np.float32)
 
     def _search(self, rgb: ByteArray, tiles: bool) -> list[_Found]:
         height, width = rgb.shape[:2]

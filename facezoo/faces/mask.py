@@ -79,7 +79,7 @@ def border_taper(size: int = 128) -> FloatArray:
         raise ValueError(f"a border taper needs a crop of at least 8 pixels, got {size}")
     width = max(2.0, BORDER_TAPER_128 * size / 128.0)
     index = np.arange(size, dtype=np.float32)
-    ramp = _smoothstep(np.minimum(index, size - 1 - index) / np.float32(width))
+    ramp = _smoothstep((np.minimum(index, size - 1 - index) / width).astype(np.float32))
     taper = np.minimum(ramp[:, None], ramp[None, :]).astype(np.float32)
     taper.setflags(write=False)
     return taper
