@@ -619,7 +619,10 @@ def _back_project(
     y, x = np.mgrid[0:size, 0:size]
     position = apply_transform(invert_transform(face.transform), np.stack([x.ravel(), y.ravel()], axis=1))
     stored = ((position >= -0.5) & (position <= np.array([width, height]) - 0.5)).all(axis=1)
-    stored_map = stored.reshape(size, size, 1).astype(np.float32)
+    # Where little or nothing may be written (the taper, the edge of a hard mask) nothing is asked for either: the
+    # difference there would never vanish, and its enlargement would ring into the face.
+    writable = cv2.erode(_read_crop(share_piece[..., 0], to_crop, size), np.ones((3, 3), np.uint8))
+    stored_map = (stored.reshape(size, size) * np.clip(writable, 0.0, 1.0))[..., None].astype(np.float32)
     wanted = np.zeros_like(face.result)
     for step_size in _steps(rounds):
         missing = (face.result - _read_crop(piece, to_crop, size)) * (stored_map * np.float32(step_size))
