@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from facezoo.data.packed import PackedFaces, write_packed
 from facezoo.errors import InputError, OutputError, RecordError, UnknownNameError
@@ -33,7 +34,8 @@ class Coarse(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         flat = pictures.flatten(1)
-        return torch.ones_like(flat) if self.constant else flat - flat.mean(1, keepdim=True)
+        centred = flat - flat.mean(1, keepdim=True)
+        return torch.ones_like(flat) if self.constant else functional.normalize(centred, dim=1, eps=1e-3)
 
 
 def judge(name: str, constant: bool = False, metric: str = "cosine") -> Recogniser:
@@ -151,6 +153,8 @@ def test_sanity_rows_say_what_they_must(cipher_result):
     assert found["other_pictures"]["value"] == 1.0
     assert rows["black_box"]["judges"]["taught"]["rank_one"]["other_pictures"]["value"] < 0.2
     assert not any(note.startswith("taught") for note in cipher_result["notes"])
+    # A black box is the zero vector here: in the middle of the sphere, nearer to everybody than people to each other.
+    assert any(note.startswith("independent takes 100.0% of the black boxes") for note in cipher_result["notes"])
 
 
 def test_notes_name_what_a_claim_lacks(cipher_result):
