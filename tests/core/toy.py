@@ -82,7 +82,13 @@ def make_set(path: Path, count: int = 11, size: int = 16, dim: int = 0) -> Path:
         arrays["embedding_sface"] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     names = [f"person {i}" for i in range(count)]
     write_packed(
-        path, iter(images), size=size, identities=names, files=[f"{n}.png" for n in names], arrays=arrays, source="invented"
+        path,
+        iter(images),
+        size=size,
+        identities=names,
+        files=[f"{n}.png" for n in names],
+        arrays=arrays,
+        source="invented",
     )
     return path
 

@@ -19,6 +19,8 @@ class IdentityRotationConfig:
         generator_widths: Input width of the eight AAD blocks, coarsest first (book: 1024 x4, 512, 256, 128, 64).
         attribute_widths: Widths of the attribute encoder's levels, coarsest first (not given in the book; FaceShifter:
             1024, 1024, 512, 256, 128, 64, 32 on the way down).
+        linear_painter: The attribute encoder sees, inside the face, the linear guess of the face of the *target*
+            identity instead of the coarse face, and the generator adds to that guess (ours).
         generator_constants: Adds a learned constant map at each level of the generator (ours).
         attribute_grid: The attribute encoder sees the inside of the face at this many pixels across, so that identity
             cannot leak through the attribute maps; 0: the whole picture, as in the book.
@@ -71,6 +73,7 @@ class IdentityRotationConfig:
     recogniser: str = "sface"
     generator_widths: tuple[int, ...] = (1024, 1024, 1024, 1024, 512, 256, 128, 64)
     attribute_widths: tuple[int, ...] = (1024, 1024, 512, 256, 128, 64, 32, 32)
+    linear_painter: bool = False
     generator_constants: bool = False
     attribute_grid: int = 0
     masked: bool = False
@@ -125,6 +128,8 @@ class IdentityRotationConfig:
             raise ValueError(f"size {self.generator_size} cannot be halved {levels - 1} times")
         if self.size % 16:
             raise ValueError("size must be a multiple of 16 (JPEG's blocks with halved colour)")
+        if self.linear_painter and not self.attribute_grid:
+            raise ValueError("linear_painter needs an attribute_grid: it works from the coarse face")
         if not 0 <= self.swap_share <= 1:
             raise ValueError("swap_share is a part between 0 and 1")
 

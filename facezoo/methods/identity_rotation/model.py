@@ -14,11 +14,15 @@ from facezoo.methods.identity_rotation.networks import (
     CodeEncoder,
     CodeExtractor,
     IdentityDistribution,
+    LinearPainter,
     Revealer,
     coarse_face,
 )
 from facezoo.methods.identity_rotation.phase_code import CodeLayout
 from facezoo.nets.aad import AADGenerator, AttributeEncoder
+
+_ADDED = 0.5
+"""Largest change that the generator makes to the linear guess, of the [-1, 1] range."""
 
 
 class IdentityRotationNetworks(nn.Module):
@@ -39,6 +43,9 @@ class IdentityRotationNetworks(nn.Module):
             c.start,
             constants=c.generator_constants,
         )
+        self.painter: nn.Module = (
+            LinearPainter(c.identity_dim, c.attribute_grid, c.generator_size) if c.linear_painter else nn.Identity()
+        )
         self.identity_distribution = IdentityDistribution(c.identity_dim)
         width, blocks = c.conceal_width, c.conceal_blocks
         self.code_encoder = CodeEncoder(c.code_channels, width, max(1, blocks - 1))
@@ -52,25 +59,31 @@ class IdentityRotationNetworks(nn.Module):
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks by the names of their files."""
-        return dict(self.named_children())
+        return {name: child for name, child in self.named_children() if not isinstance(child, nn.Identity)}
 
     def shrink(self, faces: Tensor) -> Tensor:
         """Crops ``(B, 3, S, S)`` at the generator's size."""
         scale = self.config.generator_scale
         return faces if scale == 1 else functional.avg_pool2d(faces, scale)
 
-    def coarse(self, small: Tensor) -> Tensor:
-        """What the attribute encoder sees of faces at the generator's size."""
+    def seen(self, small: Tensor, identity: Tensor) -> Tensor:
+        """What the attribute encoder sees of faces at the generator's size that are to get ``identity``."""
+        if isinstance(self.painter, LinearPainter):
+            return torch.lerp(small, self.painter(identity, small), self.generator_mask)
         return coarse_face(small, self.generator_mask, self.config.attribute_grid)
 
-    def attributes(self, small: Tensor) -> list[Tensor]:
-        """Attribute maps of faces at the generator's size, in [-1, 1]; coarsest first."""
-        maps: list[Tensor] = self.attribute_encoder(self.coarse(small))
-        return maps
+    def paint_small(self, small: Tensor, identity: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The generator's picture at its own size, and the attribute maps (coarsest first) that it was painted from."""
+        seen = self.seen(small, identity)
+        maps: list[Tensor] = self.attribute_encoder(seen)
+        picture: Tensor = self.generator(identity, maps)
+        if isinstance(self.painter, LinearPainter):
+            picture = (seen + _ADDED * picture).clamp(-1, 1)
+        return picture, maps
 
     def paint(self, faces: Tensor, identity: Tensor) -> Tensor:
         """The generator's picture of ``identity`` with the attributes of ``faces``, both ``(B, 3, S, S)``."""
-        picture: Tensor = self.generator(identity, self.attributes(self.shrink(faces)))
+        picture, _ = self.paint_small(self.shrink(faces), identity)
         if self.config.generator_scale == 1:
             return picture
         return functional.interpolate(picture, size=faces.shape[-2:], mode="bilinear", align_corners=False)

@@ -17,13 +17,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm import tqdm
 
 from facezoo.core.batches import PackedBatches
 from facezoo.core.configuration import build_strict
@@ -32,10 +33,13 @@ from facezoo.data.embeddings import ensure_embeddings
 from facezoo.methods.identity_rotation import losses
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
+from facezoo.methods.identity_rotation.networks import LinearPainter
 from facezoo.methods.identity_rotation.phase_code import to_phasors, turn
 from facezoo.methods.identity_rotation.rotation import PRIVACY_LEVELS, rotate, rotation_degrees
 from facezoo.nets.patch_discriminator import MultiScaleDiscriminator, discriminator_loss, generator_loss
 from facezoo.recognition import load_recogniser
+
+_PAINTER_FACES = 8000
 
 
 class IdentityRotationTraining(PhasedModule):
@@ -49,16 +53,6 @@ class IdentityRotationTraining(PhasedModule):
         InputError: Unknown key or wrong type in ``config``.
     """
 
-    shipped: tuple[str, ...] = (
-        "attribute_encoder",
-        "generator",
-        "identity_distribution",
-        "code_encoder",
-        "code_embedder",
-        "code_extractor",
-        "revealer",
-    )
-
     def __init__(self, config: dict[str, Any], seed: int = 0) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -70,6 +64,7 @@ class IdentityRotationTraining(PhasedModule):
         self.picture_size = c.size
         torch.manual_seed(seed)
         self.model = IdentityRotationNetworks(c)
+        self.shipped = tuple(self.model.networks())
         self.discriminator = MultiScaleDiscriminator(
             c.discriminator_width, c.discriminator_layers, c.discriminator_scales
         )
@@ -93,6 +88,16 @@ class IdentityRotationTraining(PhasedModule):
         """Takes the identity vectors: source of foreign identities and of their distribution."""
         self._identities = functional.normalize(torch.from_numpy(data.all(self.embedding_field)), dim=-1)
         self.model.identity_distribution.fit(self._identities)
+        if isinstance(self.model.painter, LinearPainter):
+            self.model.painter.fit(self._painter_batches(data))
+
+    def _painter_batches(self, data: PackedBatches) -> Iterator[tuple[Tensor, Tensor]]:
+        """An even choice of the training set for the linear regression, at the generator's size."""
+        chosen = range(0, len(data), max(1, len(data) // _PAINTER_FACES))
+        for start in tqdm(range(0, len(chosen), 100), desc="linear painter", unit="batch", dynamic_ncols=True):
+            batch = data.__getitems__(list(chosen[start : start + 100]))
+            faces, identity = self._inputs(batch)
+            yield identity, self.model.shrink(faces)
 
     @property
     def recogniser(self) -> nn.Module:
@@ -164,8 +169,7 @@ class IdentityRotationTraining(PhasedModule):
         logs: dict[str, Tensor] = {}
 
         with optimizer_g.toggle_model():
-            maps = self.model.attributes(faces)
-            result = self.model.generator(target, maps)
+            result, maps = self.model.paint_small(faces, target)
             weight = 1.0  # of a mean over the crop, so that it is one over the part that the generator paints
             if c.masked:
                 result = torch.lerp(faces, result, self.model.generator_mask)
@@ -181,7 +185,7 @@ class IdentityRotationTraining(PhasedModule):
                 seen = losses.jitter(result[swapped], self.share(offsets)[swapped])
                 embedding = self.recogniser(seen)
                 ident = losses.identity_loss(embedding, target[swapped]).sum() / n_swapped
-                again = self.model.attributes(result[swapped])
+                again = self.model.attribute_encoder(self.model.seen(result[swapped], target[swapped]))
                 attr = losses.attribute_loss(again, [m[swapped].detach() for m in maps]).sum() / n_swapped
                 tone = losses.coarse_loss(result[swapped], faces[swapped]).sum() / n_swapped
                 total = total + c.lambda_id * ident + c.lambda_attr * attr + c.lambda_coarse * tone
@@ -290,7 +294,7 @@ class IdentityRotationTraining(PhasedModule):
             reference = [model.identity_distribution(n).expand_as(identity) for n in normal]
             rows = [
                 ("original", faces),
-                ("seen by the attribute encoder", enlarged(model.coarse(model.shrink(faces)))),
+                ("seen by the attribute encoder", enlarged(model.seen(model.shrink(faces), identity))),
                 ("own identity", model.paint(faces, identity)),
             ]
             covers = [
