@@ -416,11 +416,12 @@ def encode_picture(picture: Picture, format: str | None = None, quality: int = 9
     elif kind == "png":
         options |= {"compress_level": 4}
     elif kind == "tiff":
-        options |= {"compression": "tiff_deflate"}
+        # libtiff, which compresses, cannot write the directory of camera fields; Pillow's own plain writer can.
+        options |= {"compression": "tiff_deflate"} if picture.exif is None else {}
     buffer = io.BytesIO()
     try:
         image.save(buffer, format=kind.upper(), **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"the picture cannot be written as {kind.upper()}: {error}; save as .png") from error
     return buffer.getvalue()
 

@@ -32,7 +32,6 @@ from facezoo.faces.mask import border_taper, face_mask
 Bytes = npt.NDArray[np.uint8]
 
 
-
 @functools.lru_cache(maxsize=32)
 def scene(width: int = 400, height: int = 300, seed: int = 0) -> Bytes:
     """A picture with detail at every scale, and no person in it."""
