@@ -695,7 +695,9 @@ class Anonymizer:
         points = _points_in_crops(found, transforms)
         faces = _to_tensor(crops)
         result = self._call(faces, dataclasses.replace(context, points=points))
-        return align.paste_faces(rgb, crops, _to_pixels(result), transforms, face_mask(size))
+        # Only a result that is read again from the picture needs the back-projection, which is most of the pasting.
+        refine = align.DEFAULT_REFINE if self.method.reversible else 0
+        return align.paste_faces(rgb, crops, _to_pixels(result), transforms, face_mask(size), refine=refine)
 
     def _call(self, faces: Tensor, context: FaceContext) -> Tensor:
         """The method in batches, its answer checked face by face."""
