@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
@@ -146,7 +146,7 @@ def train(
         logger=_wandb_logger(folder, recipe) if wandb else False,
         # Preemption comes last: what it saves must include this batch's average and log.
         callbacks=[ema, log, sheets, EndOfPhases(), preemption],
-        plugins=[SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else LightningEnvironment()],
+        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

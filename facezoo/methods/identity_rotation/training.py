@@ -144,8 +144,12 @@ class IdentityRotationTraining(PhasedModule):
         degrees = self.share(torch.tensor([float(rotation_degrees(int(level))) for level in levels]))
         return functional.normalize(rotate(identity, self.model.identity_distribution(normal), degrees), dim=-1)
 
-    def _targets(self, identity: Tensor) -> tuple[Tensor, Tensor]:
-        """Target identity of each face, and which faces got a foreign or rotated one (a fixed part of the batch)."""
+    def _targets(self, identity: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Target identity of each face, which faces got a foreign or rotated one, and how many a process on average.
+
+        Sums are divided by that average, not by this process's own count, so that the gradient averaged over the
+        processes is that of the whole batch however the two kinds fall on them.
+        """
         whole = len(identity) * self.world_size
         place = torch.arange(whole)
         share = self.config.swap_share if self.batches_seen % self.config.swap_every == 0 else 0.0
@@ -157,12 +161,12 @@ class IdentityRotationTraining(PhasedModule):
             self.share(take_foreign)[:, None], self.share(foreign), self._rotated(identity, whole, "rotation")
         )
         mine = self.share(swapped)
-        return torch.where(mine[:, None], other, identity), mine
+        return torch.where(mine[:, None], other, identity), mine, float(swapped.sum()) / self.world_size
 
     def _disentangle(self, faces: Tensor, identity: Tensor) -> dict[str, Tensor]:
         c = self.config
         optimizer_g, optimizer_d, _ = self._optimizers()
-        target, swapped = self._targets(identity)
+        target, swapped, n_swapped = self._targets(identity)
         faces = self.model.shrink(faces)
         own = ~swapped
         adversarial = c.lambda_adv > 0 and self.batches_seen >= c.adversarial_start
@@ -174,7 +178,7 @@ class IdentityRotationTraining(PhasedModule):
             if c.masked:
                 result = torch.lerp(faces, result, self.model.generator_mask)
                 weight = 1 / float(self.model.generator_mask.mean())
-            n_own, n_swapped = max(int(own.sum()), 1), max(int(swapped.sum()), 1)
+            n_own = max(len(faces) - n_swapped, 1e-9)
             rec = losses.reconstruction_loss(result[own], faces[own]).sum() / n_own
             l1 = (result[own] - faces[own]).abs().flatten(1).mean(1).sum() / n_own
             total = weight * (c.lambda_rec * rec + c.lambda_l1 * l1)

@@ -1,0 +1,63 @@
+"""Two processes with half the batch compute what one computes with the whole."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.core.toy import make_set
+from tests.methods.test_identity_rotation import TINY
+
+_SCRIPT = """
+import sys
+from facezoo.core.run import train
+recipe, output, devices, batch = sys.argv[1:]
+train(recipe, output=output, accelerator="cpu", devices=int(devices), overrides=[f"train.batch_size={batch}"])
+"""
+
+
+@pytest.mark.ddp
+def test_identity_rotation(tmp_path: Path, repository: Path):
+    data = make_set(tmp_path / "set.safetensors", count=9, size=128, dim=128)
+    config = {**TINY, "disentangle_batches": 3, "conceal_batches": 2, "adversarial_start": 0, "jpeg_share": 0.0}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        json.dumps(
+            {
+                "name": "identity_rotation.tiny",
+                "method": "identity_rotation",
+                "summary": "a test",
+                "data": [str(data)],
+                "train": {"log_every_batches": 1, "sheet_every_batches": 100, "tick_batches": 2},
+                "config": config,
+            }
+        )
+    )
+    script = tmp_path / "run.py"
+    script.write_text(_SCRIPT)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    for devices, batch in ((1, 4), (2, 2)):
+        command = [sys.executable, str(script), str(recipe), str(tmp_path / f"run{devices}"), str(devices), str(batch)]
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "MASTER_PORT": port,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(repository),
+        }
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)  # noqa: S603
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (torch.load(tmp_path / f"run{n}" / "last.ckpt", weights_only=True) for n in (1, 2))
+    assert two["facezoo"] == one["facezoo"] == {"batches_seen": 5}
+    for name, value in one["state_dict"].items():
+        # Adam turns rounding in a gradient near zero into a step of up to the learning rate: five steps of 6e-4 or 1e-3.
+        assert torch.allclose(value.float(), two["state_dict"][name].float(), atol=6e-3), name
+        moved = (value.float() - two["state_dict"][name].float()).abs().mean()
+        assert moved < 2e-4, f"{name}: mean difference {moved:.2e}"
