@@ -3,7 +3,8 @@
 Measured: the method alone on a batch of aligned faces; finding the faces; the second detector's look; the whole call
 ``anonymize`` with and without that look; ``recover`` from the record; encoding and writing the PNG and its record.
 Loading the model is left out, and so is the first call of each kind (OpenCV and oneDNN plan their work then).
-Medians over the repetitions; the fastest run is printed beside, because on a busy machine the median says little.
+Medians over the repetitions. On a busy machine wall time says little: the fastest run and the processor time (of all
+threads together) are printed beside.
 
     OMP_NUM_THREADS=2 python benchmarks/picture_speed.py --model identity_rotation
     python benchmarks/picture_speed.py --model gaussian_blur --json blur.json
@@ -52,15 +53,16 @@ def crowd() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return picture
 
 
-def timed(call: Callable[[], Any], repeat: int) -> tuple[float, float]:
-    """Median and minimum of the seconds of ``repeat`` calls, after one that does not count."""
+def timed(call: Callable[[], Any], repeat: int) -> tuple[float, float, float]:
+    """Median and minimum of the seconds of ``repeat`` calls, and their median processor time, after one unmeasured."""
     call()
-    seconds = []
+    seconds, processor = [], []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start, start_processor = time.perf_counter(), time.process_time()
         call()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds), min(seconds)
+        processor.append(time.process_time() - start_processor)
+    return statistics.median(seconds), min(seconds), statistics.median(processor)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,12 +93,12 @@ def main(argv: list[str] | None = None) -> int:
     batch = torch.from_numpy(crops).permute(0, 3, 1, 2)[[index % len(crops) for index in range(arguments.batch)]]
     batch = (batch / 127.5 - 1.0).clamp(-1.0, 1.0).contiguous()
 
-    rows: list[tuple[str, float, float]] = []
+    rows: list[tuple[str, float, float, float]] = []
 
     def measure(name: str, call: Callable[[], Any], share: int = 1) -> None:
-        median, least = timed(call, arguments.repeat)
-        rows.append((name, 1000 * median / share, 1000 * least / share))
-        print(f"{name:<58} {rows[-1][1]:9.1f} ms   fastest {rows[-1][2]:9.1f} ms", flush=True)
+        median, least, processor = (1000 * seconds / share for seconds in timed(call, arguments.repeat))
+        rows.append((name, median, least, processor))
+        print(f"{name:<54} {median:8.1f} ms   fastest {least:8.1f}   processor {processor:8.1f}", flush=True)
 
     measure(
         f"one face of {size}, anonymized in a batch of {arguments.batch}",
@@ -126,7 +128,10 @@ def main(argv: list[str] | None = None) -> int:
             "model": anonymizer.model,
             "threads": arguments.threads,
             "faces": len(found),
-            "milliseconds": {name: {"median": median, "fastest": least} for name, median, least in rows},
+            "milliseconds": {
+                name: {"median": median, "fastest": least, "processor": processor}
+                for name, median, least, processor in rows
+            },
         }
         arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return 0

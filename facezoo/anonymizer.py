@@ -71,6 +71,7 @@ NoFace = Literal["refuse", "copy"]
 
 ByteArray = npt.NDArray[np.uint8]
 DoubleArray = npt.NDArray[np.float64]
+Box = tuple[float, float, float, float]
 
 _CROP_SIZES: Final = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Crop sizes for methods that work at any size: the first that is at least as fine as the picture is taken."""
@@ -90,8 +91,9 @@ _POINTS_TOO_ODD: Final = 14.0
 _SECOND_SCORE: Final = 0.6
 """Confidence from which a face that only the second detector sees counts."""
 
-_SECOND_FACE: Final = 16.0
-"""Shorter side in pixels from which such a face counts: smaller ones are below what anybody recognises."""
+_SECOND_FACE: Final = 24.0
+"""Shorter side in pixels from which such a face counts: smaller ones are below what recognisers work on. (The first
+detector finds and anonymizes them all the same; the second look is the slower one and gets a coarser picture.)"""
 
 _SEAL_HEADER: Final = struct.Struct("<4sIIII")
 _SEAL_MAGIC: Final = b"FZR1"
@@ -322,8 +324,10 @@ class Anonymizer:
         self.model = model or method.name
         self.checkpoint_sha256 = checkpoint_sha256
         self.detector = detector
-        self._detectors: dict[tuple[str, bool], Detector] = {}
-        self._detector(detector)
+        self._detectors: dict[tuple[str, DetectorOptions], Detector] = {}
+        # Steadier points matter where a face is found again in the anonymized picture: for reversible methods only.
+        self._first_look = DetectorOptions(steady=self.method.reversible)
+        self._detector(detector, self._first_look)
 
     @classmethod
     def from_model(
@@ -588,17 +592,19 @@ class Anonymizer:
 
     # ------------------------------------------------------------------------------------------------- finding faces
 
-    def _detector(self, name: str, second_look: bool = False) -> Detector:
-        """The detector, made once. A second look takes only what it is fairly sure of, and of a recognisable size."""
-        known = self._detectors.get((name, second_look))
+    def _detector(self, name: str, options: DetectorOptions) -> Detector:
+        """The detector, made once for each way of searching."""
+        known = self._detectors.get((name, options))
         if known is None:
-            options = DetectorOptions(score_threshold=_SECOND_SCORE, minimum_face=_SECOND_FACE) if second_look else None
-            known = self._detectors[(name, second_look)] = get_detector(name, options)
+            known = self._detectors[(name, options)] = get_detector(name, options)
         return known
 
     def _find(self, rgb: ByteArray, boxes: npt.ArrayLike | None, points: npt.ArrayLike | None) -> list[_Found]:
         if boxes is None and points is None:
-            return [_trusted(_Found(face, "detector"), rgb) for face in self._detector(self.detector).detect(rgb)]
+            return [
+                _trusted(_Found(face, "detector"), rgb)
+                for face in self._detector(self.detector, self._first_look).detect(rgb)
+            ]
         given_boxes = None if boxes is None else _given(boxes, (4,), "boxes")
         given_points = None if points is None else _given(points, (5, 2), "points")
         if given_boxes is not None and given_points is not None and len(given_boxes) != len(given_points):
@@ -630,8 +636,16 @@ class Anonymizer:
         if verify not in ("on", "add"):
             raise InputError(f"verify must be on, add or off, not {verify!r}")
         name = self.detector if given else _OTHER_DETECTOR.get(self.detector, "yunet")
-        seen = self._detector(name, second_look=True).detect(rgb)
-        missed = [face for face in seen if not any(_same_face(face, item.face) for item in found)]
+        # It takes only what it is fairly sure of; turned pictures are tried where the first look found nothing either.
+        options = DetectorOptions(
+            score_threshold=_SECOND_SCORE,
+            minimum_face=_SECOND_FACE,
+            rotations=False if found else "auto",
+            steady=False,
+        )
+        seen = self._detector(name, options).detect(rgb)
+        covered = [(_plain_box(_covered_box(item.face.points)), item.face.box) for item in found]
+        missed = [face for face in seen if not any(_same_face(face, *boxes) for boxes in covered)]
         if missed and verify == "on" and (found or given):
             where = ", ".join(f"{_extent(face.box):.0f} px at {_box_text(face.box)}" for face in missed[:4])
             raise MissedFaceError(
@@ -673,19 +687,20 @@ class Anonymizer:
         # Any size: each face near its own. Faces that overlap go one after another, each cut out of what the last
         # one left, so that a method which covers a part of the crop only (a bar) never brings a neighbour back.
         output = rgb
-        groups: list[tuple[int, list[_Found]]] = []
+        groups: list[tuple[int, list[_Found], list[Box]]] = []
         for item in found:
-            size = _own_size(item.face.points)
-            for group_size, members in reversed(groups):
-                if any(_crops_meet(item.face.points, other.face.points) for other in members):
-                    groups.append((size, [item]))
+            size, bounds = _own_size(item.face.points), _crop_bounds(item.face.points)
+            for group_size, members, occupied in reversed(groups):
+                if any(_boxes_meet(bounds, other) for other in occupied):
+                    groups.append((size, [item], [bounds]))
                     break
                 if group_size == size:
                     members.append(item)
+                    occupied.append(bounds)
                     break
             else:
-                groups.append((size, [item]))
-        for size, members in groups:
+                groups.append((size, [item], [bounds]))
+        for size, members, _ in groups:
             output = self._apply_group(output, members, size, context)
         return output
 
@@ -1040,14 +1055,12 @@ def _trusted(item: _Found, rgb: ByteArray) -> _Found:
     return item
 
 
-def _same_face(candidate: Face, processed: Face) -> bool:
-    """Whether a processed face covers the candidate: its middle lies in what is covered, and the sizes are alike."""
+def _same_face(candidate: Face, covered: Box, box: Box) -> bool:
+    """Whether a processed face covers the candidate: its middle lies in what is covered, or the boxes agree."""
     x = (candidate.box[0] + candidate.box[2]) / 2
     y = (candidate.box[1] + candidate.box[3]) / 2
-    for box in (_covered_box(processed.points), np.asarray(processed.box, dtype=np.float64)):
-        if box[0] <= x <= box[2] and box[1] <= y <= box[3]:
-            return True
-    return box_overlap(candidate.box, processed.box) > 0.2
+    inside = any(area[0] <= x <= area[2] and area[1] <= y <= area[3] for area in (covered, box))
+    return inside or box_overlap(candidate.box, box) > 0.2
 
 
 def _own_size(points: npt.ArrayLike) -> int:
@@ -1055,13 +1068,14 @@ def _own_size(points: npt.ArrayLike) -> int:
     return next((size for size in _CROP_SIZES if size >= side * 0.95), _CROP_SIZES[-1])
 
 
-def _crops_meet(first: npt.ArrayLike, second: npt.ArrayLike) -> bool:
-    boxes = []
-    for points in (first, second):
-        quad = align.crop_quad(align.similarity(points, 128), 128)
-        boxes.append((quad.min(axis=0), quad.max(axis=0)))
-    (low_a, high_a), (low_b, high_b) = boxes
-    return bool((low_a < high_b).all() and (low_b < high_a).all())
+def _crop_bounds(points: npt.ArrayLike) -> Box:
+    """Bounding box of a face's crop in the picture."""
+    quad = align.crop_quad(align.similarity(points, 128), 128)
+    return _plain_box(np.concatenate([quad.min(axis=0), quad.max(axis=0)]))
+
+
+def _boxes_meet(first: Box, second: Box) -> bool:
+    return first[0] < second[2] and second[0] < first[2] and first[1] < second[3] and second[1] < first[3]
 
 
 def _extent(box: npt.ArrayLike) -> float:

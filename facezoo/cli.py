@@ -337,8 +337,9 @@ def _add_evaluate(commands: Commands) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="a model's name or a checkpoint folder")
     parser.add_argument("--data", required=True, metavar="FILE", help="packed set of the evaluation split")
-    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where results.json and tables go")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="use the first N faces only")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where evaluation.json and .md go")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="use N faces only, drawn with the seed")
+    parser.add_argument("--overwrite", action="store_true", help="replace an older report")
     parser.set_defaults(command=_evaluate)
 
 
@@ -749,7 +750,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     evaluation = _import("facezoo.evaluate", "evaluation", "eval")
-    evaluation.run_evaluation(arguments.model, Path(arguments.data), Path(arguments.output), limit=arguments.limit)
+    result = evaluation.run_evaluation(
+        arguments.model, arguments.data, arguments.output, limit=arguments.limit, overwrite=arguments.overwrite
+    )
+    print(evaluation.markdown_report(result))
     return 0
 
 

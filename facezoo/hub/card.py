@@ -1,9 +1,9 @@
 """Model cards: ``python -m facezoo.hub.card [--check]`` writes ``MODEL_CARDS/<model>.md`` for every bundled checkpoint.
 
-A card is made from the checkpoint's ``manifest.json`` and, where it exists, ``MODEL_CARDS/results/<model>.json`` (what
-`facezoo evaluate` measured), so that no figure in it is written by hand. The same inputs give the same text.
+A card is made from the checkpoint's ``manifest.json`` and, where it exists, ``MODEL_CARDS/results/<model>.json``: no
+figure in it is written by hand. The same inputs give the same text.
 
-The results file is a JSON object; a section for every key whose value is an object or a list of objects::
+The results file is the ``evaluation.json`` of `facezoo evaluate`, or a JSON object of figures and tables::
 
     {"protocol": "500 faces of ...", "measured": {"taken for the original": {"value": 0.021, "goal": "<= 0.05"}, ...},
      "tables": {"Attacks": [{"attack": "...", "rate": 0.01}, ...]}, "notes": ["..."]}
@@ -92,6 +92,8 @@ def _measured(manifest: Mapping[str, Any], results: Mapping[str, Any] | None) ->
         if manifest["metrics"]:
             return _facts(manifest["metrics"])
         return ["Nothing was measured for this checkpoint yet: treat it as an experiment."]
+    if "facezoo_evaluation" in results:
+        return _evaluation(results)
     lines: list[str] = []
     if "protocol" in results:
         lines += [_sentence(str(results["protocol"])), ""]
@@ -116,6 +118,17 @@ def _measured(manifest: Mapping[str, Any], results: Mapping[str, Any] | None) ->
         lines.append("")
     lines += [f"- {note}" for note in results.get("notes", [])]
     return lines
+
+
+def _evaluation(results: Mapping[str, Any]) -> list[str]:
+    """The tables of `facezoo evaluate`, their headings one level down and without the title."""
+    from facezoo.evaluate.report import markdown_report
+
+    try:
+        lines = markdown_report(results).splitlines()
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the results file is an evaluation of another form ({error}); evaluate again") from error
+    return ["#" + line if line.startswith("#") else line for line in lines if not line.startswith("# ")]
 
 
 def _facts(values: Mapping[str, Any]) -> list[str]:
