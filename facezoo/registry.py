@@ -363,7 +363,7 @@ def _load_entry(info: MethodInfo, entry: str) -> type:
         raise FacezooError(
             f"method {info.name}: {module_name} has no {attribute}; its registry entry is wrong"
         ) from None
-    return found  # type: ignore[no-any-return]  # whatever the entry names; the caller checks
+    return found  # whatever the entry names; the caller checks
 
 
 def _check_class(info: MethodInfo, method_class: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,6 @@ class PackedBatches(Dataset[dict[str, Tensor]]):
         return resized.round().clamp(0, 255).to(torch.uint8)
 
 
-def as_batch(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def as_batch(batch: Any) -> Any:
     """Collate function of a loader over ``PackedBatches``: the batch is one already."""
     return batch

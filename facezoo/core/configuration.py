@@ -30,7 +30,7 @@ def build_strict(cls: type[T], values: Mapping[str, Any], where: str) -> T:
             raise InputError(f"{where}: unknown key {key!r}{hint}")
         arguments[key] = _coerce(value, hints[key], f"{where}.{key}")
     try:
-        return typing.cast(T, cls(**arguments))
+        return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise InputError(f"{where}: {error}") from error
 

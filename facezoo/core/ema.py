@@ -39,20 +39,20 @@ class NetworkEMA(Callback):
             self._pending = None
 
     @torch.no_grad()
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_batch: Any) -> None:
         """Moves the averages of the networks that learn in this phase."""
         module = phased(pl_module)
         phase, _ = module.locate(module.batches_seen - 1)
         for name, average in self.shadow.items():
             if name not in phase.train:
                 continue
-            n = self.updates[name]
-            decay = min(self.decay, (1 + n) / (10 + n))
+            seen = self.updates[name]
+            decay = min(self.decay, (1 + seen) / (10 + seen))
             live = module.networks()[name]
             torch._foreach_lerp_(list(average.parameters()), list(live.parameters()), 1 - decay)
             for mean, now in zip(average.buffers(), live.buffers(), strict=True):
                 mean.copy_(now)  # copied, not averaged: counters must stay whole numbers
-            self.updates[name] = n + 1
+            self.updates[name] = seen + 1
 
     def state_dicts(self) -> dict[str, dict[str, Tensor]]:
         """State dict of each averaged network."""

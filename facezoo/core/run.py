@@ -12,13 +12,13 @@ import json
 import logging
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
@@ -59,7 +59,7 @@ class RunResult:
     stopped_by: str
 
 
-def training_class(method: str) -> type[PhasedModule]:
+def training_class(method: str) -> Callable[..., PhasedModule]:
     """The training module that the registry names for a method.
 
     Raises:
@@ -71,7 +71,7 @@ def training_class(method: str) -> type[PhasedModule]:
         raise InputError(f"{method} is not a method that is trained")
     module, _, name = info.training.partition(":")
     cls = getattr(importlib.import_module(module), name)
-    return cast(type[PhasedModule], cls)
+    return cast(Callable[..., PhasedModule], cls)
 
 
 def train(
@@ -123,7 +123,7 @@ def train(
     if init_from is not None and not resume:
         _load_networks(module, Path(init_from))
     if settings.channels_last:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        module.to(memory_format=torch.channels_last)
     if settings.compile:
         for network in module.networks().values():
             network.compile()
@@ -158,7 +158,7 @@ def train(
     )
     loader = DataLoader(
         data,
-        batch_sampler=sampler,  # type: ignore[arg-type]
+        batch_sampler=sampler,
         collate_fn=as_batch,
         num_workers=settings.loader_workers,
         pin_memory=device.type == "cuda",

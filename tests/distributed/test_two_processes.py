@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from facezoo.methods.identity_rotation.training import IdentityRotationTraining
 from tests.core.toy import make_set
 from tests.methods.test_identity_rotation import TINY
 
@@ -52,12 +53,21 @@ def test_identity_rotation(tmp_path: Path, repository: Path):
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(repository),
         }
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)  # noqa: S603
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (torch.load(tmp_path / f"run{n}" / "last.ckpt", weights_only=True) for n in (1, 2))
     assert two["facezoo"] == one["facezoo"] == {"batches_seen": 5}
-    for name, value in one["state_dict"].items():
-        # Adam turns rounding in a gradient near zero into a step of up to the learning rate: five steps of 6e-4 or 1e-3.
-        assert torch.allclose(value.float(), two["state_dict"][name].float(), atol=6e-3), name
-        moved = (value.float() - two["state_dict"][name].float()).abs().mean()
-        assert moved < 2e-4, f"{name}: mean difference {moved:.2e}"
+    method = IdentityRotationTraining(config, seed=0)
+    start = method.state_dict()
+    for network in method.networks():
+        names = [
+            n for n in start if n.startswith((f"model.{network}.", f"{network}.")) and start[n].is_floating_point()
+        ]
+        weights = [
+            torch.cat([s[n].float().flatten() for n in names]) for s in (start, *(r["state_dict"] for r in (one, two)))
+        ]
+        moved = (weights[1] - weights[0]).norm()
+        assert moved > 0, f"{network} did not learn"
+        # Adam turns rounding in a gradient that is zero (a bias before a normalisation) into a whole step: 15 % of the
+        # way was measured. Gradients that were not averaged make the difference about as large as the way itself.
+        assert (weights[2] - weights[1]).norm() < 0.3 * moved, network

@@ -324,7 +324,7 @@ class TestTraining:
         assert result.shape == faces.shape
         assert not torch.equal(result, method.anonymize(faces, FaceContext(key=OTHER)))
         assert torch.equal(result, method.anonymize(faces, FaceContext(key=KEY)))
-        assert torch.allclose(result[:1], method.anonymize(faces[:1], FaceContext(key=KEY)), atol=2e-5)
+        assert torch.allclose(result[:1], method.anonymize(faces[:1], FaceContext(key=KEY)), atol=1e-3)
         recovered = method.recover(result, FaceContext(key=OTHER))
         assert recovered.verified == [False, False]
         with pytest.raises(KeyMaterialError):

@@ -71,7 +71,7 @@ class PixelationOptions(Options):
     block: float = option(
         25.6,
         kind="number",
-        doc="Side of a square cell; 25.6 gives 5 x 5 cells. Weak: 18 and less; at 4 a recogniser knows nearly everybody.",
+        doc="Side of a square cell; 25.6 gives 5 x 5 cells. Weak: 18 and less; at 4 nearly everybody is recognised.",
         unit=_PIXELS,
         source="book: 4 and 8 (Table 4.1, crops of 128); 8 and 16 at 256 (Table 5.1), which are 4 and 8 here; default: "
         "see classics/README.md",
