@@ -704,8 +704,16 @@ class Anonymizer:
             output = self._apply_group(output, members, size, context)
         return output
 
-    def _apply_group(self, rgb: ByteArray, found: list[_Found], size: int, context: FaceContext) -> ByteArray:
+    def _transforms(self, found: list[_Found], size: int) -> DoubleArray:
+        """Picture -> crop for each face, ``(B, 2, 3)``, where the method wants them."""
         transforms = np.stack([align.similarity(item.face.points, size) for item in found])
+        placed = self.method.place_crops(transforms)
+        if np.shape(placed) != transforms.shape or not np.isfinite(placed).all():
+            raise FacezooError(f"{self.model} returned unusable transforms; nothing was written")
+        return np.asarray(placed, dtype=np.float64)
+
+    def _apply_group(self, rgb: ByteArray, found: list[_Found], size: int, context: FaceContext) -> ByteArray:
+        transforms = self._transforms(found, size)
         crops = align.crop_faces_float(rgb, transforms, size)
         points = _points_in_crops(found, transforms)
         faces = _to_tensor(crops)
@@ -740,7 +748,7 @@ class Anonymizer:
         size = self.method.crop_size
         if size is None:
             raise InputError(f"{self.model} is reversible but names no crop size; its class must set crop_size")
-        transforms = np.stack([align.similarity(item.face.points, size) for item in found])
+        transforms = self._transforms(found, size)
         if refine_alignment:
             crop: Callable[[npt.NDArray[Any]], Tensor] = lambda moved: _to_tensor(  # noqa: E731
                 align.crop_faces_float(rgb, moved, size)

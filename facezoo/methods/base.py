@@ -186,6 +186,20 @@ class Method(abc.ABC):
             "(or keep the originals encrypted in the record with --seal)"
         )
 
+    def place_crops(self, transforms: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+        """Where the crops of a picture's faces lie, given where the detector's points put them. Unchanged here.
+
+        A method whose recovery must find the crop again may move each one a little, to one of few possible places.
+        The answer must depend on ``transforms`` only: recovery with a record repeats it.
+
+        Args:
+            transforms: (B, 2, 3) picture -> crop.
+
+        Returns:
+            (B, 2, 3) transforms to use.
+        """
+        return transforms
+
     def align_for_recovery(
         self,
         crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor],

@@ -16,7 +16,7 @@ from facezoo.core.run import train
 from facezoo.errors import CheckpointError, InputError, KeyMaterialError
 from facezoo.keys import Key
 from facezoo.methods.base import FaceContext
-from facezoo.methods.identity_rotation import losses
+from facezoo.methods.identity_rotation import losses, placement
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.method import IdentityRotation
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
@@ -167,7 +167,11 @@ class TestCode:
         assert self.layout.read_header(phasors[0], KEY) == (nonce, True)
         read = self.layout.decrypt(phasors[0], KEY, nonce)
         assert torch.allclose(read, to_phasors(angles)[0] * self.layout.payload_mask.repeat(2, 1, 1), atol=1e-4)
-        assert self.layout.pilot_score(phasors).item() == pytest.approx(1, abs=1e-5)
+        score, shift = self.layout.pilot_search(phasors, 5)
+        assert score.item() == pytest.approx(
+            64 / 32**0.5, abs=1e-4
+        )  # each cosine 1; chance: sqrt(64 / 2)
+        assert shift.tolist() == [[0, 0]]
 
     def test_header_survives_noise(self):
         phasors = self.layout.encrypt(self.angles(), [KEY], [b"abcd"])
@@ -216,6 +220,56 @@ class TestCode:
     def test_too_small_for_the_header(self):
         with pytest.raises(ValueError, match="no room"):
             CodeLayout(4, 16)
+
+
+class TestPlacement:
+    layout = CodeLayout(4, 32)
+
+    def transforms(self, count: int = 40) -> np.ndarray:
+        random = np.random.default_rng(0)
+        angle, scale = random.uniform(-0.6, 0.6, count), np.exp(random.uniform(-2, 1, count))
+        shift = random.uniform(-300, 300, (count, 2))
+        cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
+        return np.stack([np.stack([cosine, -sine, shift[:, 0]], 1), np.stack([sine, cosine, shift[:, 1]], 1)], 1)
+
+    def test_snapping_moves_little_and_once(self):
+        before = self.transforms()
+        after = placement.snapped(before, 128)
+        assert np.allclose(placement.snapped(after, 128), after)
+        assert np.allclose(after[:, :, 2] % 4 % 4, 0, atol=1e-9)
+        for a, b in zip(before, after, strict=True):
+            # Where a crop's centre and corners came from, seen in the crop that is used.
+            for corner, limit in (((63.5, 63.5), 2 * 2**0.5), ((0, 0), 2 * 2**0.5 + 90 * (0.0175 + 0.015) + 0.1)):
+                source = np.linalg.solve(a[:, :2], np.array(corner) - a[:, 2])
+                assert np.linalg.norm(b[:, :2] @ source + b[:, 2] - corner) <= limit
+
+    def test_finds_the_place_from_the_pilots(self):
+        """A reader that knows the true place: pilots there, shifted by whole cells; elsewhere noise."""
+        true = placement.snapped(self.transforms(1), 128)[0]
+        noise = torch.Generator().manual_seed(3)
+        code = self.layout.encrypt(torch.zeros(1, 4, 32, 32), [KEY], [b"abcd"])[0]
+
+        def read(places: np.ndarray) -> torch.Tensor:
+            answers = []
+            for place in places:
+                answer = torch.randn(8, 32, 32, generator=noise)
+                if np.allclose(place[:, :2], true[:, :2]):
+                    right, down = np.round((place[:, 2] - true[:, 2]) / 4).astype(int)
+                    answer = torch.roll(code, (down, right), (1, 2))
+                answers.append(answer)
+            return torch.stack(answers)
+
+        angle, factor = 0.07, 1.05
+        centre = np.array([63.5, 63.5])
+        turn = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        start = np.column_stack([turn @ true[:, :2], turn @ (true[:, 2] - centre) + centre + [9.0, -7.0]])
+        assert np.allclose(placement.find(start, 128, read, self.layout), true)
+
+    def test_nothing_there(self):
+        start = self.transforms(1)[0]
+        noise = torch.Generator().manual_seed(4)
+        found = placement.find(start, 128, lambda p: torch.randn(len(p), 8, 32, 32, generator=noise), self.layout)
+        assert np.array_equal(found, start)
 
 
 class TestLinearPainter:

@@ -29,6 +29,7 @@ from facezoo.core.configuration import build_strict
 from facezoo.errors import CheckpointError, InputError
 from facezoo.keys import Key
 from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_faces
+from facezoo.methods.identity_rotation import placement
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
 from facezoo.methods.identity_rotation.options import IdentityRotationOptions
@@ -38,8 +39,6 @@ from facezoo.methods.options import Options
 from facezoo.recognition import load_recogniser
 
 _REFERENCE = "identity_rotation/reference"
-_ALIGNED = 0.6
-"""Mean cosine of the 64 pilots from which on a crop counts as aligned (without a code it is 0 +- .09)."""
 
 
 class IdentityRotation(LearnedMethod):
@@ -154,7 +153,11 @@ class IdentityRotation(LearnedMethod):
     def _on_device(self, faces: Tensor) -> Tensor:
         return faces.to(self.device, torch.float32).contiguous(memory_format=torch.channels_last)
 
-    # ------------------------------------------------------------------ recovery without a record
+    # ------------------------------------------------------------------ whole pictures
+    def place_crops(self, transforms: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+        """Moves each crop to the nearest place of the grid that ``align_for_recovery`` searches (see ``placement``)."""
+        return placement.snapped(transforms, self.networks.config.size)
+
     @torch.inference_mode()
     def align_for_recovery(
         self,
@@ -162,73 +165,13 @@ class IdentityRotation(LearnedMethod):
         transforms: np.ndarray[Any, np.dtype[Any]],
         context: FaceContext,
     ) -> np.ndarray[Any, np.dtype[Any]]:
-        """Moves each crop to where the code's pilots are read best; see ``Method.align_for_recovery``.
+        """Finds the places of the crops by the code's pilots; see ``Method.align_for_recovery``.
 
-        A detector places the anonymized face a few pixels off the crop that was anonymized. The search goes over
-        shifts, turns and scales in crop coordinates, first on a grid, then by halving steps around the best.
+        A crop without readable pilots stays where the detector put it; its code will then not fit any key.
         """
-        found = np.array(transforms, dtype=np.float64)
-        for i, start in enumerate(np.asarray(transforms, dtype=np.float64)):
-            best, best_score = start, self._pilot_scores(crop, start[None])[0]
-            if best_score < _ALIGNED:
-                best, best_score = self._grid_search(crop, start, best, best_score)
-            if best_score > 0.5 * _ALIGNED:
-                found[i] = self._fine_search(crop, best, best_score)
-        return found
+        size = self.networks.config.size
 
-    def _pilot_scores(
-        self, crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor], transforms: np.ndarray[Any, np.dtype[Any]]
-    ) -> list[float]:
-        phasors = self.networks.code_extractor(self._on_device(crop(transforms)))
-        scores: list[float] = self.networks.layout.pilot_score(phasors).tolist()
-        return scores
+        def read(moved: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
+            return self.networks.code_extractor(self._on_device(crop(moved))).cpu()
 
-    def _grid_search(
-        self,
-        crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor],
-        start: np.ndarray[Any, np.dtype[Any]],
-        best: np.ndarray[Any, np.dtype[Any]],
-        best_score: float,
-    ) -> tuple[np.ndarray[Any, np.dtype[Any]], float]:
-        shifts = [(x, y) for x in range(-4, 5) for y in range(-4, 5)]
-        turns_and_scales = sorted(
-            ((turn, scale) for turn in (-2.4, -1.2, 0.0, 1.2, 2.4) for scale in (-0.04, -0.02, 0.0, 0.02, 0.04)),
-            key=lambda pair: abs(pair[0]) / 1.2 + abs(pair[1]) / 0.02,
-        )
-        for degrees, scale in turns_and_scales:
-            moved = np.stack([self._moved(start, x, y, degrees, scale) for x, y in shifts])
-            scores = self._pilot_scores(crop, moved)
-            top = int(np.argmax(scores))
-            if scores[top] > best_score:
-                best, best_score = moved[top], scores[top]
-            if best_score > _ALIGNED:
-                break
-        return best, best_score
-
-    def _fine_search(
-        self,
-        crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor],
-        best: np.ndarray[Any, np.dtype[Any]],
-        best_score: float,
-    ) -> np.ndarray[Any, np.dtype[Any]]:
-        step = 0.5
-        while step > 0.05:
-            moves = [(step, 0, 0, 0), (0, step, 0, 0), (0, 0, step, 0), (0, 0, 0, step / 60)]
-            moved = np.stack([self._moved(best, *(sign * v for v in move)) for move in moves for sign in (1, -1)])
-            scores = self._pilot_scores(crop, moved)
-            top = int(np.argmax(scores))
-            if scores[top] > best_score:
-                best, best_score = moved[top], scores[top]
-            else:
-                step /= 2
-        return best
-
-    def _moved(
-        self, transform: np.ndarray[Any, np.dtype[Any]], x: float, y: float, degrees: float, scale: float
-    ) -> np.ndarray[Any, np.dtype[Any]]:
-        """The transform followed by a shift (crop pixels), a turn and a scaling about the crop's centre."""
-        centre = (self.networks.config.size - 1) / 2
-        angle, factor = np.deg2rad(degrees), 1 + scale
-        turn = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        offset = np.array([centre + x, centre + y]) - turn @ np.array([centre, centre])
-        return np.column_stack([turn @ transform[:, :2], turn @ transform[:, 2] + offset])
+        return np.stack([placement.find(start, size, read, self.networks.layout) for start in transforms])

@@ -117,13 +117,36 @@ class CodeLayout:
         angles = self._stream(key, nonce).view(self.channels, self.side, self.side)
         return turn(phasors[None], -angles[None].to(phasors))[0] * self.payload_mask.repeat(2, 1, 1).to(phasors)
 
-    def pilot_score(self, phasors: Tensor) -> Tensor:
-        """How well the pilots are read, ``(B, 2C, H, W)`` -> ``(B,)``: mean cosine between read and known, -1..1."""
-        real, imaginary = phasors.flatten(1).chunk(2, dim=1)
-        real, imaginary = real[:, self.pilots], imaginary[:, self.pilots]
-        angles = self.pilot_angles.to(phasors)
+    def pilot_search(self, phasors: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+        """How far, in whole cells, each crop lies off the one that carries the pilots.
+
+        Args:
+            phasors: ``(B, 2C, H, W)`` as extracted.
+            reach: Cells to search to each side.
+
+        Returns:
+            Score of the best shift of each crop, ``(B,)``: sum of the cosines between read and known pilots, in
+            standard deviations of what random phases give. And that shift, ``(B, 2)`` in cells: the content of the crop
+            lies so far to the right of and below where it belongs.
+        """
+        side = self.side
+        real, imaginary = phasors[:, self.channels - 1], phasors[:, -1]
         length = (real**2 + imaginary**2).sqrt().clamp_min(1e-6)
-        return ((real * torch.cos(angles) + imaginary * torch.sin(angles)) / length).mean(1)
+        place = self.pilots - (self.channels - 1) * side * side
+        row, column = place // side, place % side
+        steps = torch.arange(-reach, reach + 1)
+        down, right = (grid.flatten()[:, None] for grid in torch.meshgrid(steps, steps, indexing="ij"))
+        rows, columns = row[None] + down, column[None] + right
+        inside = ((rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)).to(phasors)
+        rows, columns = rows.clamp(0, side - 1), columns.clamp(0, side - 1)
+        angles = self.pilot_angles.to(phasors)
+        cosines = (real / length)[:, rows, columns] * torch.cos(angles) + (imaginary / length)[
+            :, rows, columns
+        ] * torch.sin(angles)
+        scores = (cosines * inside).sum(-1) / (inside.sum(-1).clamp_min(1) / 2).sqrt()
+        best, index = scores.max(dim=1)
+        shift = torch.cat([right, down], dim=1)[index]
+        return best, shift
 
     # ------------------------------------------------------------------ streams
     def _stream(self, key: Key, nonce: bytes) -> Tensor:
