@@ -70,7 +70,8 @@ class EvaluationSettings:
         batch_size: faces at a time.
         device: where the judges compute (the method is where its owner put it).
         detector: name of the detector of the detection rate; None: no detection rate.
-        identity_encoders: recognisers that took part in the method's training; as judges they are marked.
+        identity_encoders: recognisers that took part in the method's training, beside those that the method itself names;
+            as judges they are marked.
         progress: whether to show a progress bar.
     """
 
@@ -155,6 +156,7 @@ class _Run:
         self.settings = settings
         self.method, self.info = as_face_method(subject, settings.seed)
         self.uses_key = self.info.uses_key if self.info else True
+        self.identity_encoders = {*settings.identity_encoders, *(self.info.identity_encoders if self.info else ())}
         self.reversible = self.info.reversible if self.info else True
         self.chosen = self._choose(len(data))
         size = (self.info.crop_size if self.info else None) or data.size
@@ -425,7 +427,7 @@ def evaluate_model(
     run = _Run(subject, packed, judges, settings)
     started = time.time()
     result = run.run()
-    independent = [judge for judge in names if judge not in settings.identity_encoders]
+    independent = [judge for judge in names if judge not in run.identity_encoders]
     notes = _verdicts(result["sanity"], settings.far[0])
     if len(run.chosen) < MINIMUM_FACES:
         notes.append(f"Only {len(run.chosen)} faces: at least {MINIMUM_FACES} are needed for a claim.")
@@ -453,7 +455,7 @@ def evaluate_model(
         "judges": {
             judge.name: {
                 "metric": judge.metric,
-                "took_part_in_training": judge.name in settings.identity_encoders,
+                "took_part_in_training": judge.name in run.identity_encoders,
                 # In the judge's own unit: a cosine, or a distance (taken below it).
                 "thresholds": {kind: judge.own_unit(value) for kind, value in judge.thresholds.items()},
             }

@@ -123,6 +123,7 @@ class Method(abc.ABC):
         requires_key: whether it refuses to work without a key.
         options_class: the dataclass of its options.
         crop_size: side of the crops in pixels; None: any (the anonymizer then takes one near the face's own size).
+        identity_encoders: recognisers that took part in the training; as judges of this method they are marked.
     """
 
     name: ClassVar[str]
@@ -132,6 +133,7 @@ class Method(abc.ABC):
     requires_key: ClassVar[bool] = False
     options_class: ClassVar[type[Options]] = Options
     crop_size: int | None = None
+    identity_encoders: tuple[str, ...] = ()
 
     def __init__(self, options: Options | None = None) -> None:
         """Keep the options.

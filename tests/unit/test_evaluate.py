@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from facezoo.evaluate.sanity import sanity_pictures
 from facezoo.evaluate.subjects import EvaluationKeys
 from facezoo.keys import Key
 from facezoo.methods.base import Recovered
+from facezoo.methods.classics.smooth import Pixelation
 from facezoo.recognition import Recogniser
 from facezoo.recognition.window import TemplateWindow
 
@@ -130,6 +132,18 @@ def test_recovery_is_measured_on_the_lossy_file(cipher_result):
     lossy = cipher_result["recovered"]["jpeg75"]
     assert lossy["psnr"]["value"] < 20
     assert lossy["ssim"]["value"] < 0.5
+
+
+def test_the_recogniser_of_the_training_is_marked_without_being_asked(packed):
+    class Taught(Pixelation):
+        identity_encoders = ("own",)
+
+    settings = dataclasses.replace(SETTINGS, identity_encoders=())
+    result = evaluate_model(Taught(), packed, name="x", judges=[judge("own"), judge("other")], settings=settings)
+    assert {name: entry["took_part_in_training"] for name, entry in result["judges"].items()} == {
+        "own": True,
+        "other": False,
+    }
 
 
 def test_every_figure_has_its_n_and_interval(cipher_result):

@@ -1,4 +1,8 @@
-"""Losses of identity_rotation, and the differentiable stand-ins for what a saved file does to a picture."""
+"""Losses of identity_rotation, and the differentiable stand-ins for what a saved file does to a picture.
+
+Where a mixed-precision run would round to bfloat16 what must be exact (a variance as a difference of large numbers, the
+place that a pixel is read from, the transform of a JPEG file) it is switched off.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,8 @@ def coarse_loss(result: Tensor, target: Tensor, grid: int = 4) -> Tensor:
 
 def reveal_loss(result: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Mean absolute error and ``1 - SSIM`` over the batch, pictures in [-1, 1]."""
-    ssim = structural_similarity_index_measure(result, target, data_range=2.0, sigma=0.8)
+    with torch.autocast(result.device.type, enabled=False):
+        ssim = structural_similarity_index_measure(result, target, data_range=2.0, sigma=0.8)
     return functional.l1_loss(result, target), 1 - cast(Tensor, ssim)
 
 
@@ -49,8 +54,9 @@ def jitter(faces: Tensor, offsets: Tensor) -> Tensor:
     theta = torch.zeros(len(faces), 2, 3, dtype=faces.dtype, device=faces.device)
     theta[:, 0, 0] = theta[:, 1, 1] = 1
     theta[:, :, 2] = 2 * offsets
-    grid = functional.affine_grid(theta, list(faces.shape), align_corners=False)
-    return functional.grid_sample(faces, grid, padding_mode="border", align_corners=False)
+    with torch.autocast(faces.device.type, enabled=False):
+        grid = functional.affine_grid(theta, list(faces.shape), align_corners=False)
+        return functional.grid_sample(faces, grid, padding_mode="border", align_corners=False)
 
 
 def to_8_bit(faces: Tensor) -> Tensor:
@@ -72,7 +78,8 @@ def through_jpeg(faces: Tensor, quality: Tensor) -> Tensor:
         raise InputError(
             "simulating JPEG needs kornia: pip install 'facezoo[train]', or set config.jpeg_share=0"
         ) from error
-    decoded: Tensor = jpeg_codec_differentiable((faces.clamp(-1, 1) + 1) / 2, quality)
+    with torch.autocast(faces.device.type, enabled=False):
+        decoded: Tensor = jpeg_codec_differentiable((faces.clamp(-1, 1) + 1) / 2, quality)
     return decoded * 2 - 1
 
 

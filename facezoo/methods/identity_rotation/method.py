@@ -62,7 +62,7 @@ class IdentityRotation(LearnedMethod):
         super().__init__(options)
         self.networks = networks.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recogniser = recogniser
-        self.identity_encoder = networks.config.recogniser
+        self.identity_encoders = (networks.config.recogniser,)
         self.crop_size = networks.config.size
         self.device = torch.device("cpu")
 

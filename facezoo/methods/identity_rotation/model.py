@@ -76,7 +76,7 @@ class IdentityRotationNetworks(nn.Module):
         """The generator's picture at its own size, and the attribute maps (coarsest first) that it was painted from."""
         seen = self.seen(small, identity)
         maps: list[Tensor] = self.attribute_encoder(seen)
-        picture: Tensor = self.generator(identity, maps)
+        picture: Tensor = self.generator(identity, maps).to(small.dtype)  # bfloat16 in mixed precision
         if isinstance(self.painter, LinearPainter):
             picture = (seen + _ADDED * picture).clamp(-1, 1)
         return picture, maps

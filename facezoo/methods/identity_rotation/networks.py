@@ -97,7 +97,7 @@ class CodeEncoder(nn.Module):
     def forward(self, faces: Tensor) -> Tensor:
         """``(B, 3, S, S)`` in [-1, 1] -> angles ``(B, C, S/4, S/4)`` in radians, within +-0.85 pi."""
         raw = self.head(functional.leaky_relu(self.trunk(functional.pixel_unshuffle(faces, CELL)), 0.1))
-        return PHASE_LIMIT * math.pi * torch.tanh(raw)
+        return PHASE_LIMIT * math.pi * torch.tanh(raw.to(faces.dtype))
 
 
 class CodeEmbedder(nn.Module):
@@ -118,7 +118,7 @@ class CodeEmbedder(nn.Module):
     def forward(self, cover: Tensor, phasors: Tensor) -> Tensor:
         """``(B, 3, S, S)`` in [-1, 1] and ``(B, 2C, S/4, S/4)`` -> residual ``(B, 3, S, S)``, at most ``limit``."""
         cells = torch.cat([functional.pixel_unshuffle(cover, CELL), phasors], dim=1)
-        raw = self.head(functional.leaky_relu(self.trunk(cells), 0.1)) + self.carrier(phasors)
+        raw = (self.head(functional.leaky_relu(self.trunk(cells), 0.1)) + self.carrier(phasors)).to(cover.dtype)
         return self.limit * torch.tanh(functional.pixel_shuffle(raw, CELL) / self.limit)
 
 
@@ -139,7 +139,7 @@ class CodeExtractor(nn.Module):
         """``(B, 3, S, S)`` in [-1, 1] -> ``(B, 2C, S/4, S/4)``: real parts, then imaginary parts."""
         cells = functional.pixel_unshuffle(saved, CELL)
         phasors: Tensor = self.head(functional.leaky_relu(self.trunk(cells), 0.1)) + self.matched(cells)
-        return phasors
+        return phasors.to(saved.dtype)
 
 
 class Revealer(nn.Module):
@@ -158,7 +158,8 @@ class Revealer(nn.Module):
         cells = torch.cat([functional.pixel_unshuffle(saved, CELL), phasors], dim=1)
         grown = functional.pixel_shuffle(self.grow(functional.leaky_relu(self.trunk(cells), 0.1)), 2)
         fine = self.fine(torch.cat([grown, functional.pixel_unshuffle(saved, 2)], dim=1))
-        return torch.tanh(functional.pixel_shuffle(self.head(functional.leaky_relu(fine, 0.1)), 2))
+        raw = functional.pixel_shuffle(self.head(functional.leaky_relu(fine, 0.1)), 2)
+        return torch.tanh(raw.to(saved.dtype))
 
 
 class LinearPainter(nn.Module):
@@ -185,7 +186,8 @@ class LinearPainter(nn.Module):
 
     def forward(self, identity: Tensor, faces: Tensor) -> Tensor:
         """Guess at ``(B, 3, S, S)`` in [-1, 1]; of ``faces`` only the coarse version is used."""
-        flat: Tensor = self.linear(self.features(identity, faces))
+        with torch.autocast(faces.device.type, enabled=False):  # a regression solved in float64 is read in float32
+            flat: Tensor = self.linear(self.features(identity, faces))
         return flat.view(-1, 3, self.size, self.size).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
