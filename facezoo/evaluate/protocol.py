@@ -70,8 +70,8 @@ class EvaluationSettings:
         batch_size: faces at a time.
         device: where the judges compute (the method is where its owner put it).
         detector: name of the detector of the detection rate; None: no detection rate.
-        identity_encoders: recognisers that took part in the method's training, beside those that the method itself names;
-            as judges they are marked.
+        identity_encoders: recognisers that took part in the method's training, beside those that the method itself
+            names; as judges they are marked.
         progress: whether to show a progress bar.
     """
 
