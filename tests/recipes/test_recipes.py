@@ -1,0 +1,185 @@
+"""Every recipe that ships: its keys are known, it trains in both phases, stops, goes on and exports a working model.
+
+The recipes' own code runs; only what a recipe costs is made small: widths, batches, and, where the precision is
+bfloat16 (which a CPU without the instructions emulates slowly), a few convolutions in the recogniser's place. The slow
+test takes one step of each phase of the paper-sized recipe as it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+import facezoo
+from facezoo.core.recipe import Recipe, load_recipe
+from facezoo.core.run import train, training_class
+from facezoo.data.packed import PackedFaces
+from facezoo.errors import InputError
+from facezoo.keys import Key
+from facezoo.methods.identity_rotation import training as identity_rotation_training
+from facezoo.recognition.iresnet import DEPTHS, IResNet
+from facezoo.registry import method_info
+from tests.core.toy import make_set
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
+NAMES = [path.relative_to(REPOSITORY / "recipes").with_suffix("").as_posix() for path in RECIPES]
+every_recipe = pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+PAPER = REPOSITORY / "recipes" / "identity_rotation" / "celebahq256_paper.yaml"
+
+
+@pytest.fixture(scope="module")
+def arcface(tmp_path_factory) -> Path:
+    """A user's own recogniser file: insightface's names, 512 numbers, weights that know nobody."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "arcface.pt"
+    torch.save({name: value.half() for name, value in IResNet(DEPTHS["iresnet18"]).state_dict().items()}, path)
+    return path
+
+
+class FewConvolutions(nn.Module):
+    """In the place of a recogniser: differentiable, and done in a moment in any precision."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Flatten(), nn.LazyLinear(dim))
+        self.body(torch.zeros(1, 3, 128, 128))
+        self.requires_grad_(False)
+
+    def forward(self, faces: torch.Tensor) -> torch.Tensor:
+        return functional.normalize(self.body(faces), dim=-1)
+
+
+def inputs(recipe: Recipe, folder: Path, arcface: Path) -> list[str]:
+    """A packed set and, where the recipe names a file of weights, such a file; as overrides of the recipe."""
+    overrides = []
+    embedded = 0
+    if Path(str(recipe.config["recogniser"])).suffix:
+        overrides.append(f"config.recogniser={arcface}")
+    else:
+        embedded = recipe.config["identity_dim"]
+    data = make_set(folder / "set.safetensors", count=4, size=recipe.config["size"], dim=embedded)
+    return [*overrides, f"data={data}"]
+
+
+def cheap(recipe: Recipe) -> list[str]:
+    """Overrides that keep a recipe's structure (levels, sizes, losses, precision) and take its cost away."""
+    config = recipe.config
+    # Coarse levels stay wide enough for normalisation groups of more than one number at 1x1 pixels.
+    widths = {
+        name: [max(16 if level < 3 else 4, w // 32) for level, w in enumerate(config[name])]
+        for name in config
+        if name.endswith("_widths")
+    }
+    small = {"discriminator_width": 4, "conceal_width": 8, "disentangle_batches": 2, "conceal_batches": 2}
+    # The second batch of phase one has every loss: the discriminator has joined and identities are swapped.
+    small |= {"adversarial_start": 1, "swap_every": 1}
+    return [
+        *(f"config.{name}={json.dumps(value)}" for name, value in (widths | small).items()),
+        "train.batch_size=2",
+        "train.compile=false",  # needs a C++ compiler and a minute
+        "train.loader_workers=0",
+        "train.log_every_batches=1",
+        "train.tick_batches=3",
+    ]
+
+
+def test_there_are_recipes():
+    assert PAPER in RECIPES
+    assert len(RECIPES) >= 3
+
+
+@every_recipe
+def test_keys_names_and_room(path: Path):
+    recipe = load_recipe(path)
+    info = method_info(recipe.method)
+    assert path.parent.name == recipe.method == recipe.name.partition(".")[0] == info.name
+    assert recipe.summary
+    assert recipe.data
+    assert all(not Path(entry).is_absolute() for entry in recipe.data)
+    # The method's own configuration is as strict as the recipe: one wrong letter is an error that names the key.
+    with torch.device("meta"), pytest.raises(InputError, match="unknown key 'lambda_idd'"):
+        training_class(recipe.method)({**recipe.config, "lambda_idd": 1.0})
+    text = path.read_text()
+    for other in (text + "\nbatch_size: 3\n", text.replace("train:", "train:\n  batchsize: 3")):
+        changed = yaml.safe_load(other)
+        with pytest.raises(InputError, match="unknown key"):
+            load_recipe_dict(changed)
+
+
+def load_recipe_dict(raw: dict, folder: Path | None = None) -> Recipe:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "recipe.yaml"
+        file.write_text(yaml.safe_dump(raw))
+        return load_recipe(file)
+
+
+@every_recipe
+def test_trains_stops_goes_on_and_exports(path: Path, tmp_path: Path, arcface: Path, monkeypatch):
+    recipe = load_recipe(path)
+    overrides = [*inputs(recipe, tmp_path, arcface), *cheap(recipe)]
+    own_weights = Path(str(recipe.config["recogniser"])).suffix != ""
+    if own_weights:
+        overrides.append("train.precision=32-true")  # here the user's own recogniser is what matters
+    elif recipe.train.precision == "bf16-mixed":
+        stub = FewConvolutions(recipe.config["identity_dim"])
+        monkeypatch.setattr(identity_rotation_training, "load_recogniser", lambda name: stub)
+    output = tmp_path / "run"
+    first = train(path, output=output, overrides=overrides, accelerator="cpu", max_minutes=0)
+    assert (first.batches_seen, first.finished, first.stopped_by) == (1, False, "the time limit")
+    assert (first.checkpoint / "manifest.json").is_file(), "a stopped run has a checkpoint to look at too"
+    second = train(path, output=output, overrides=overrides, accelerator="cpu")
+    assert (second.batches_seen, second.finished, second.stopped_by) == (4, True, "")
+
+    with (output / "log.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["batch"]) for row in rows] == [1, 2, 3, 4]
+    values = [float(value) for row in rows for value in row.values() if value]
+    assert np.isfinite(values).all()
+    assert {name.partition("/")[0] for name in rows[0] if "/" in name} == {"disentangle", "conceal"}
+    for name in ("curves.png", *(f"sheets/batch_{batch:07d}.png" for batch in (1, 4))):
+        with Image.open(output / name) as picture:
+            assert picture.convert("L").getextrema()[0] < 200, f"{name} is empty"
+
+    manifest = json.loads((second.checkpoint / "manifest.json").read_text())
+    assert (manifest["name"], manifest["method"]) == (recipe.name, recipe.method)
+    assert manifest["training"]["batches"] == 4
+    model = facezoo.from_pretrained(str(second.checkpoint))
+    size = recipe.config["size"]
+    faces = torch.from_numpy(np.array(PackedFaces(tmp_path / "set.safetensors").images[:2])).permute(0, 3, 1, 2)
+    faces = faces.float() / 127.5 - 1
+    hidden = model.anonymize_faces(faces, Key.from_bytes(bytes(range(32))))
+    assert hidden.shape == (2, 3, size, size)
+    assert torch.isfinite(hidden).all()
+    assert (hidden - faces).abs().mean() > 0.01
+
+
+@pytest.mark.slow
+def test_paper_size_takes_a_step_of_each_phase(tmp_path: Path, arcface: Path):
+    recipe = load_recipe(PAPER)
+    one_each = ["config.disentangle_batches=1", "config.conceal_batches=1", "config.swap_share=0.5"]
+    savings = ["train.batch_size=1", "train.compile=false", "train.loader_workers=0", "train.log_every_batches=1"]
+    result = train(
+        PAPER,
+        output=tmp_path / "run",
+        overrides=[*inputs(recipe, tmp_path, arcface), *one_each, *savings],
+        accelerator="cpu",
+    )
+    assert result.finished
+    manifest = json.loads((result.checkpoint / "manifest.json").read_text())
+    assert manifest["config"]["generator_widths"] == recipe.config["generator_widths"]
+    assert dataclasses.asdict(recipe)["config"]["size"] == manifest["crop_size"] == 256
