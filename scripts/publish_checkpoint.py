@@ -1,0 +1,124 @@
+"""Makes a bundled checkpoint of what a training run exported: checkpoints/NAME, its card, the registry.
+
+    python scripts/publish_checkpoint.py runs/NAME/checkpoint                       # weights, with the text of its card
+    facezoo evaluate NAME --data packed/evaluation128.safetensors -o evaluated
+    python scripts/publish_checkpoint.py runs/NAME/checkpoint --evaluation evaluated/evaluation.json
+
+The words of the card are ``MODEL_CARDS/text/NAME.yaml``: its ``card`` sections, ``status``, ``version``, and
+``training`` entries that the run cannot know (its history). Figures come from the evaluation only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from facezoo.errors import FacezooError, InputError
+from facezoo.files import atomic_write
+from facezoo.hub import card, registry_file
+from facezoo.hub.manifest import load_networks, read_manifest, verify_files, write_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT_KEYS = {"card", "status", "version", "training"}
+
+
+def read_text(path: Path) -> dict[str, Any]:
+    """The words of a card.
+
+    Raises:
+        InputError: no such file, or keys that mean nothing here.
+    """
+    try:
+        text = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read ({error}); write the words of the card there") from error
+    if not isinstance(text, dict) or set(text) - TEXT_KEYS:
+        raise InputError(f"{path} must be a mapping with {', '.join(sorted(TEXT_KEYS))}")
+    return text
+
+
+def headline(results: Mapping[str, Any]) -> dict[str, str]:
+    """The figures that `facezoo info` shows: each with its interval and the judge."""
+    far = f"far_{results['far'][0]:g}"
+    judges = [name for name, entry in results["judges"].items() if not entry["took_part_in_training"]]
+    shown = {"measured on": f"{results['n']} faces of {results['people']} people, {results['scope'].split(';')[0]}"}
+
+    def percent(figure: Mapping[str, float]) -> str:
+        return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
+
+    def plain(figure: Mapping[str, float], digits: int) -> str:
+        return f"{figure['value']:.{digits}f} ({figure['low']:.{digits}f}-{figure['high']:.{digits}f})"
+
+    for judge in judges:
+        of = f"({judge}, FAR {results['far'][0]:g})"
+        shown[f"taken for the original {of}"] = percent(results["anonymized"]["judges"][judge]["taken"][far])
+        if results["reversible"]:
+            for name, part in results["recovered"].items():
+                shown[f"right key, {name} {of}"] = percent(part["judges"][judge]["taken"][far])
+            shown[f"wrong key {of}"] = percent(results["wrong_key"]["judges"][judge]["taken"][far])
+    if results["anonymized"].get("detected"):
+        shown["faces detected"] = percent(results["anonymized"]["detected"])
+    if results["reversible"]:
+        shown["PSNR, png, dB"] = plain(results["recovered"]["png"]["psnr"], 1)
+        shown["SSIM, png"] = plain(results["recovered"]["png"]["ssim"], 3)
+    return shown
+
+
+def publish(exported: Path, evaluation: Path | None, root: Path = ROOT) -> Path:
+    """Writes the checkpoint folder, the results, the card and the registry. Returns the folder.
+
+    Raises:
+        CheckpointError: the export is damaged.
+        InputError: the card's words or the evaluation are missing or of another model.
+        OutputError: something cannot be written.
+    """
+    manifest, _ = read_manifest(exported)
+    verify_files(exported, manifest)
+    name = manifest["name"]
+    words = read_text(root / "MODEL_CARDS" / "text" / f"{name}.yaml")
+    manifest["card"] = words.get("card", {})
+    manifest["training"] |= words.get("training", {})
+    manifest |= {key: words[key] for key in ("status", "version") if key in words}
+    manifest["metrics"] = {}
+    if evaluation is not None:
+        try:
+            results = json.loads(evaluation.read_text(encoding="utf-8"))
+            if results["name"] != name:
+                raise InputError(f"{evaluation} is the evaluation of {results['name']}, not of {name}")
+            manifest["metrics"] = headline(results)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{evaluation} is no evaluation.json of facezoo evaluate ({error!r})") from error
+        kept = root / "MODEL_CARDS" / "results" / f"{name}.json"
+        atomic_write(
+            kept, (json.dumps(results, indent=1, sort_keys=True) + "\n").encode(), overwrite=True, make_parents=True
+        )
+    folder = root / "checkpoints" / name
+    write_checkpoint(folder, manifest, load_networks(exported, manifest), overwrite=True)
+    registry = registry_file.registry_text(root / "checkpoints")
+    atomic_write(root / "checkpoints" / "registry.json", registry.encode(), overwrite=True)
+    card.write_cards(root / "checkpoints", root / "MODEL_CARDS")
+    return folder
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("exported", type=Path, help="the checkpoint folder of a finished run")
+    parser.add_argument("--evaluation", type=Path, help="evaluation.json of this checkpoint")
+    arguments = parser.parse_args()
+    try:
+        print(publish(arguments.exported, arguments.evaluation))
+    except FacezooError as error:
+        print(f"facezoo: error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

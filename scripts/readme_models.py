@@ -1,0 +1,116 @@
+"""Writes the README's table of models from the evaluations in MODEL_CARDS/results; ``--check`` only compares.
+
+facezoo evaluate gaussian_blur --data packed/evaluation128.safetensors -o evaluated/gaussian_blur
+python scripts/readme_models.py --add evaluated/gaussian_blur/evaluation.json
+python scripts/readme_models.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from facezoo.errors import FacezooError, InputError
+from facezoo.files import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+START, END = "<!-- models: written by scripts/readme_models.py -->", "<!-- /models -->"
+
+
+def percent(figure: Mapping[str, float] | None) -> str:
+    """A rate with its 95 % interval."""
+    if figure is None:
+        return "-"
+    return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
+
+
+def row(results: Mapping[str, Any]) -> list[str]:
+    """One line of the table."""
+    far = f"far_{results['far'][0]:g}"
+
+    def taken(part: Mapping[str, Any], judge: str) -> str:
+        return percent(part["judges"][judge]["taken"][far]) if judge in part["judges"] else "-"
+
+    png = results["recovered"]["png"] if results["reversible"] else None
+    return [
+        f"`{results['name']}`",
+        taken(results["anonymized"], "dlib"),
+        taken(results["anonymized"], "foamliu"),
+        percent(results["anonymized"].get("detected")),
+        taken(png, "dlib") if png else "-",
+        taken(results["recovered"]["jpeg95"], "dlib") if png else "-",
+        f"{png['psnr']['value']:.1f} dB, {png['ssim']['value']:.2f}" if png else "-",
+        taken(results["wrong_key"], "dlib") if png else "-",
+    ]
+
+
+def table(all_results: Sequence[Mapping[str, Any]]) -> str:
+    """The text between the marks.
+
+    Raises:
+        InputError: evaluations of different sets or thresholds, which may not stand in one table.
+    """
+    kinds = {(r["n"], r["people"], r["data"], tuple(r["far"]), r["seed"]) for r in all_results}
+    if len(kinds) != 1:
+        raise InputError(f"the evaluations differ in faces, data, rates or seed ({kinds}); evaluate them alike")
+    first = all_results[0]
+    head = [
+        "model",
+        "taken for the original: dlib",
+        "foamliu",
+        "face still detected",
+        "right key, PNG",
+        "right key, JPEG 95",
+        "PSNR, SSIM",
+        "wrong key",
+    ]
+    ordered = sorted(all_results, key=lambda r: (not r["reversible"], r["name"]))
+    lines = [
+        f"{first['n']} aligned faces of {first['people']} people that no training saw; thresholds at a false accept "
+        f"rate of {first['far'][0]:g}; 95 % intervals in brackets; judges that took no part in any training. `right key` and "
+        "`wrong key`: taken for the original by dlib after recovery from the saved file.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+        *("| " + " | ".join(row(r)) + " |" for r in ordered),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when the table is stale")
+    parser.add_argument("--add", type=Path, nargs="+", default=[], help="evaluation.json files to keep first")
+    arguments = parser.parse_args()
+    folder = ROOT / "MODEL_CARDS" / "results"
+    readme = ROOT / "README.md"
+    try:
+        for path in arguments.add:
+            results = json.loads(path.read_text(encoding="utf-8"))
+            text = json.dumps(results, indent=1, sort_keys=True) + "\n"
+            atomic_write(folder / f"{results['name']}.json", text.encode(), overwrite=True, make_parents=True)
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+        if not found:
+            raise InputError(f"no evaluations in {folder}")
+        text = readme.read_text(encoding="utf-8")
+        before, _, rest = text.partition(START)
+        _, _, after = rest.partition(END)
+        if not rest or not after:
+            raise InputError(f"{readme} lacks the marks {START} and {END}")
+        wanted = f"{before}{START}\n{table(found)}\n{END}{after}"
+        if arguments.check:
+            return int(wanted != text)
+        atomic_write(readme, wanted.encode(), overwrite=True)
+    except FacezooError as error:
+        print(f"facezoo: error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
