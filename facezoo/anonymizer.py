@@ -147,10 +147,19 @@ class Report:
             if face.sealed:
                 notes.insert(0, "restored from the sealed original")
             if face.verified is not None:
-                notes.insert(0, "code verified" if face.verified else "NOT verified: wrong key or a damaged picture")
+                notes.insert(0, "code verified" if face.verified else _not_verified(face))
             text = "; ".join(notes) or "ok"
             lines.append(f"face {number}: {text} (box {_box_text(face.box)}, score {face.score:.2f})")
         return lines + [f"warning: {text}" for text in self.warnings]
+
+
+def _not_verified(face: FaceReport) -> str:
+    """What a face whose code does not fit the key means; a record has told already that the key is the right one."""
+    if face.origin == "record":
+        return (
+            "NOT verified: the key is right but what the picture hides could not be read; expect a poor likeness"
+        )
+    return "NOT verified: wrong key or a damaged picture"
 
 
 @dataclass(frozen=True)
@@ -319,7 +328,11 @@ class Anonymizer:
     ) -> None:
         self.options: dict[str, object] = dict(options or {})
         method.options.updated(self.options)  # refuses what does not exist or is out of range, before any picture
-        self.method = method.to(device) if isinstance(method, LearnedMethod) and device != "cpu" else method
+        if isinstance(method, LearnedMethod) and device != "cpu":
+            _check_device(device)
+            self.method: Method = method.to(device)
+        else:
+            self.method = method
         self.device = device if isinstance(method, LearnedMethod) else "cpu"
         self.model = model or method.name
         self.checkpoint_sha256 = checkpoint_sha256
@@ -927,6 +940,14 @@ def _changed_rectangles(
 
 
 # --------------------------------------------------------------------------------------------------------- small parts
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has no one class for it
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"the device {device!r} cannot be used here ({reason[:120]}); use cpu") from error
 
 
 def _check_key(key: object) -> None:

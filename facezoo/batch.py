@@ -24,7 +24,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from facezoo.errors import FacezooError, InputError, NoFaceError, OutputError, RecordError
+from facezoo.errors import (
+    CheckpointError,
+    FacezooError,
+    InputError,
+    KeyMaterialError,
+    NoFaceError,
+    OutputError,
+    RecordError,
+    UnknownNameError,
+)
+from facezoo.files import sha256_bytes, sha256_file
 from facezoo.records import find_record, read_sidecar, sidecar_path
 from facezoo.tags import input_tag
 
@@ -35,7 +45,7 @@ if TYPE_CHECKING:
     from facezoo.keys import Key
     from facezoo.records import PictureRecord
 
-__all__ = ["Job", "Outcome", "Plan", "Settings", "find_finished", "plan_jobs", "run_jobs"]
+__all__ = ["Job", "Outcome", "Plan", "RecoveryLog", "Settings", "find_finished", "plan_jobs", "run_jobs"]
 
 PICTURE_ENDINGS: Final = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif"}
@@ -61,12 +71,17 @@ class Plan:
     Attributes:
         jobs: the pictures.
         left_out: files of the folders that are no pictures.
-        to_folder: whether the output is a folder.
+        folder: the output folder; None where one picture goes to one file.
     """
 
     jobs: tuple[Job, ...]
     left_out: int
-    to_folder: bool
+    folder: Path | None
+
+    @property
+    def to_folder(self) -> bool:
+        """Whether the output is a folder."""
+        return self.folder is not None
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,7 @@ class Settings:
         embed: whether the record goes into the PNG.
         write_record: whether the sidecar is written.
         use_record: whether a recovery looks for the record.
+        allow_unverified: whether a recovery is written although the key fits no face and no record tells of the key.
         overwrite: whether existing outputs are replaced.
         salt: of the records of this run, base64.
     """
@@ -133,6 +149,7 @@ class Settings:
     embed: bool = False
     write_record: bool = True
     use_record: bool = True
+    allow_unverified: bool = False
     overwrite: bool = False
     salt: str = ""
 
@@ -167,9 +184,22 @@ def plan_jobs(inputs: Sequence[str], output: str, *, file_format: str | None) ->
         file_format: "png", "jpg", "webp"; None: for one file from its output's ending, else png.
 
     Raises:
-        InputError: an input that does not exist, no picture at all, or an output that is one of the inputs.
-        OutputError: several pictures are to go into one file.
+        InputError: an input that does not exist or cannot be read, no picture at all, or an output that is one of the
+            inputs.
+        OutputError: several pictures are to go into one file, or an output with an impossible name.
     """
+    try:
+        return _plan(inputs, output, file_format)
+    except (OSError, ValueError) as error:  # a name that is too long or holds a NUL, a folder that may not be entered
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        name = str(getattr(error, "filename", None) or output)
+        shown = name if len(name) <= 80 else f"{name[:77]}..."
+        if name == output or Path(name).is_relative_to(output):
+            raise OutputError(f"cannot use the output {shown}: {reason}; choose another") from error
+        raise InputError(f"cannot read {shown}: {reason}; check its name and permissions") from error
+
+
+def _plan(inputs: Sequence[str], output: str, file_format: str | None) -> Plan:
     if not inputs:
         raise InputError("no input given; name a picture or a folder")
     sources = [Path(text) for text in inputs]
@@ -185,9 +215,13 @@ def plan_jobs(inputs: Sequence[str], output: str, *, file_format: str | None) ->
     if one_file and not target.is_dir() and not output.endswith(("/", os.sep)):
         if target.exists() and sources[0].samefile(target):
             raise InputError(f"{target} is the input itself; write to another file")
-        return Plan((Job(sources[0], target, sources[0].name),), 0, to_folder=False)
+        return Plan((Job(sources[0], target, sources[0].name),), 0, None)
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file, and several pictures need a folder; name a folder with -o")
+    if not target.exists() and target.suffix.lower() in PICTURE_ENDINGS and not output.endswith(("/", os.sep)):
+        raise OutputError(
+            f"{target} is named like a picture, and several pictures need a folder; name a folder with -o"
+        )
 
     ending = "." + {"jpeg": "jpg"}.get(file_format or "png", file_format or "png")
     folders = [source for source in sources if source.is_dir()]
@@ -208,13 +242,17 @@ def plan_jobs(inputs: Sequence[str], output: str, *, file_format: str | None) ->
             jobs.append(Job(path, base / relative.with_suffix(ending), relative.as_posix()))
     if not jobs:
         raise InputError(f"no picture in {', '.join(map(str, sources))}; give a folder with pictures")
-    return Plan(tuple(_without_collisions(jobs, ending)), left_out, to_folder=True)
+    return Plan(tuple(_without_collisions(jobs, ending)), left_out, target)
 
 
 def _walk(folder: Path, target: Path) -> Iterable[Path]:
     """Files under a folder in a fixed order; hidden ones and the output folder (if it lies inside) are left out."""
     inside = target.resolve()
-    for root, names, files in os.walk(folder):
+
+    def stop(error: OSError) -> None:
+        raise error  # a folder that cannot be read must not be passed over in silence
+
+    for root, names, files in os.walk(folder, onerror=stop):
         here = Path(root)
         names[:] = sorted(name for name in names if not name.startswith(".") and (here / name).resolve() != inside)
         for name in sorted(files):
@@ -298,6 +336,60 @@ def _same_work(record: PictureRecord, job: Job, settings: Settings, model: Resol
     except OSError:
         return False
     return run.get("input") == input_tag(data, tag_key)
+
+
+class RecoveryLog:
+    """What earlier recoveries into a folder finished: a recovered picture has no record that could tell.
+
+    A hidden file in the output folder, one JSON line a picture: its name, an HMAC under the key of everything it was
+    made from, and the SHA-256 of the output. It may be deleted; existing outputs are then refused again.
+
+    Args:
+        folder: the output folder.
+        settings: of this run.
+        key: the key of this run.
+    """
+
+    NAME: Final = ".facezoo-recovered.jsonl"
+
+    def __init__(self, folder: Path, settings: Settings, key: Key) -> None:
+        self._folder, self._settings, self._key = folder, settings, key
+        self._known: dict[str, list[object]] = {}
+        with contextlib.suppress(OSError):
+            for line in (folder / self.NAME).read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, TypeError):  # a line cut off by a crash
+                    name, *facts = json.loads(line)
+                    self._known[name] = facts
+
+    def _name(self, job: Job) -> str:
+        return job.target.relative_to(self._folder).as_posix()
+
+    def _work(self, job: Job) -> str:
+        parts = [sha256_bytes(job.source.read_bytes()), self._settings.fingerprint(), self._settings.model]
+        sidecar = sidecar_path(job.source)
+        parts.append(sha256_file(sidecar) if self._settings.use_record and sidecar.is_file() else "")
+        parts.append(self._settings.file_format or "")
+        return self._key.tag("batch/recovered", json.dumps(parts).encode(), 16).hex()
+
+    def finished(self, job: Job) -> bool:
+        """Whether an earlier run made this output from the same input, record, settings and key.
+
+        Raises:
+            OutputError: an output is there and is something else.
+        """
+        if self._settings.overwrite or not job.target.exists():
+            return False
+        facts = self._known.get(self._name(job))
+        if job.target.is_file() and facts == [self._work(job), sha256_file(job.target)]:
+            return True
+        raise OutputError(f"{job.target} exists already; choose another folder or use --overwrite")
+
+    def add(self, job: Job) -> None:
+        """Note a finished picture. A log that cannot be written costs a later run time, not this one its result."""
+        with contextlib.suppress(OSError, FacezooError):
+            line = json.dumps([self._name(job), self._work(job), sha256_file(job.target)]) + "\n"
+            with (self._folder / self.NAME).open("a", encoding="utf-8") as stream:
+                stream.write(line)
 
 
 # ------------------------------------------------------------------------------------------------------------- one job
@@ -391,22 +483,42 @@ class Processor:
         settings = self.settings
         record = find_record(job.source) if settings.use_record else None
         if self.key is None:
-            raise InputError("recovery needs a key")
+            raise KeyMaterialError("recovery needs a key")
         from facezoo.anonymizer import recover_sealed
 
         if record is not None and record.faces and all(face.sealed for face in record.faces):
             result = recover_sealed(job.source, self.key, record, metadata=settings.metadata)
         else:
-            model = settings.model or (record.model if record is not None else "")
-            if not model:
-                raise InputError(f"{job.source} has no record beside it: say which model made it with --model NAME")
-            result = self._anonymizer(model).recover(
+            result = self._recovery_model(job, record).recover(
                 job.source, self.key, record=record if record is not None else False, metadata=settings.metadata
             )
-        self._save(result, job)
         count = len(result.report.faces)
+        fits = [face.verified is not False for face in result.report.faces]
+        known_key = record is not None and record.key_id is not None  # `recover` has compared it with the record
+        if count and not any(fits) and not known_key and not settings.allow_unverified:
+            raise KeyMaterialError(
+                f"the key fits no face of {job.source}: a wrong key, another model, or a picture changed too much; "
+                "nothing was written (--allow-unverified writes it anyway)"
+            )
+        self._save(result, job)
         message = f"{count} face{'' if count == 1 else 's'} recovered"
+        if not all(fits):
+            message += f", {fits.count(False)} of them NOT verified"
         return Outcome(job, "done", message, tuple(result.report.lines()), faces=count)
+
+    def _recovery_model(self, job: Job, record: PictureRecord | None) -> Anonymizer:
+        """The anonymizer that was asked for, else the one that the record names."""
+        if self.settings.model:
+            return self._anonymizer(self.settings.model)
+        if record is None:
+            raise InputError(f"{job.source} has no record beside it: say which model made it with --model NAME")
+        try:
+            return self._anonymizer(record.model)
+        except (UnknownNameError, CheckpointError) as error:
+            raise type(error)(
+                f"the record of {job.source} names the model {record.model}, which cannot be loaded here ({error}); "
+                "give its checkpoint with --model FOLDER"
+            ) from error
 
     def _save(self, result: Result, job: Job) -> None:
         settings = self.settings
@@ -503,6 +615,8 @@ class _Worker:
             text=True,
             encoding="utf-8",
             env=environment,
+            # Ctrl-C is for the main process alone: it lets the workers finish their pictures.
+            process_group=0 if os.name == "posix" else None,
         )
         assert process.stdin is not None  # noqa: S101 (a pipe was asked for)
         process.stdin.write(json.dumps(dataclasses.asdict(self._settings)) + "\n" + _key_line(self._key) + "\n")

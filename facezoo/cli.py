@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import sys
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from facezoo import __version__
-from facezoo.errors import FacezooError, InputError, OutputError
+from facezoo.errors import FacezooError, InputError, KeyMaterialError, OutputError
+from facezoo.tags import printable
 
 if TYPE_CHECKING:
-    from facezoo.batch import Job, Outcome, Settings
+    from facezoo.batch import Job, Outcome, Plan, Settings
     from facezoo.keys import Key
 
 __all__ = ["build_parser", "main"]
@@ -36,7 +38,11 @@ class _UsageError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as one line instead of a page of usage."""
+    """Reports a wrong command line as one line instead of a page of usage; options are written out in full."""
+
+    def __init__(self, **settings: Any) -> None:
+        # Shortened options would let `--key` mean one thing today and another tomorrow.
+        super().__init__(**settings, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting."""
@@ -54,7 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     debug = os.environ.get("FACEZOO_DEBUG") == "1"
     try:
-        arguments = build_parser().parse_args(argv)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a file name that the terminal's encoding lacks is no error
+                stream.reconfigure(errors="backslashreplace")
+        words = list(sys.argv[1:] if argv is None else argv)
+        _refuse_secrets(words)
+        arguments, unknown = build_parser().parse_known_args(words)
+        if unknown and hasattr(arguments, "inputs") and not any(word.startswith("-") for word in unknown):
+            arguments.inputs += unknown  # argparse takes only the first group of inputs; more may follow the options
+        elif unknown:
+            raise _UsageError(f"{_unknown_text(unknown)}; see: facezoo {arguments.command_name} --help")
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
     except _UsageError as error:
@@ -75,15 +90,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _print_error("interrupted; finished pictures are complete, run the same command again to go on")
         return 130
-    except (MemoryError, OSError) as error:
+    except Exception as error:  # a user sees one line, whatever happens
         if debug:
             traceback.print_exc()
-        _print_error(f"{type(error).__name__}: {' '.join(str(error).split())}; set FACEZOO_DEBUG=1 for details")
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        _print_error(f"internal error ({text}); set FACEZOO_DEBUG=1 for details")
         return 1
 
 
 def _print_error(message: str) -> None:
-    print(f"facezoo: error: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nowhere to print to: the exit code still tells
+        print(f"facezoo: error: {printable(message)}", file=sys.stderr)
+
+
+_SECRET_OPTIONS = ("--key", "--passphrase", "--password", "--secret", "--pass")
+
+
+def _refuse_secrets(words: Sequence[str]) -> None:
+    """Refuse a key given on the command line, without repeating it.
+
+    Raises:
+        KeyMaterialError: an option that looks like it carries a key.
+    """
+    for word in words:
+        if word == "--":
+            return
+        if word.partition("=")[0] in _SECRET_OPTIONS:
+            raise KeyMaterialError(
+                "a key is never given on the command line, where other users and the shell's history see it; use "
+                "--key-file FILE (- reads standard input), the variable FACEZOO_KEY, or wait to be asked"
+            )
+
+
+def _unknown_text(words: Sequence[str]) -> str:
+    """Says what was not understood; never the value of an option, which may be a secret."""
+    options = [word.partition("=")[0] for word in words if word.startswith("-") and word != "-"]
+    if options:
+        return f"unknown option {', '.join(options)}"
+    if len(words) == 1:
+        return f"unknown argument {words[0]!r}"
+    return f"{len(words)} arguments too many, the first is {words[0]!r}"
 
 
 # -------------------------------------------------------------------------------------------------------------- parser
@@ -106,7 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument("--version", action="version", version=f"facezoo {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command_name")
     _add_anonymize(commands)
     _add_recover(commands)
     _add_list(commands)
@@ -140,6 +186,16 @@ def _positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def _minutes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < 1e7:  # NaN fails too
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
     return value
 
 
@@ -187,7 +243,7 @@ def _add_anonymize(commands: Commands) -> None:
         "make the faces of pictures anonymous",
         "  facezoo anonymize group.jpg -o group.anon.png --model identity_rotation --key-file my.key\n"
         "  facezoo anonymize photos/ -o photos.anon/ --model gaussian_blur --workers 2\n"
-        "  facezoo anonymize group.jpg -o group.anon.png --model pixelation --option cell=16 --seal --key-file my.key\n"
+        "  facezoo anonymize group.jpg -o anon.png --model pixelation --option block=30 --seal --key-file my.key\n"
         "  pass show photos | facezoo anonymize a.jpg b.jpg -o out/ --model identity_rotation --key-file -",
         " Beside each output a record FILE.facezoo.json is written, which recovery uses. When a face cannot be "
         "anonymized, nothing is written for that picture. A folder's run can be repeated: what is finished is left.",
@@ -230,6 +286,11 @@ def _add_recover(commands: Commands) -> None:
     _add_files(parser)
     parser.add_argument("--model", metavar="NAME", help="needed where there is no record")
     parser.add_argument("--no-record", action="store_true", help="use the picture and the key alone")
+    parser.add_argument(
+        "--allow-unverified",
+        action="store_true",
+        help="write a picture although the key fits none of its faces (default: an error, for lack of a record)",
+    )
     parser.set_defaults(command=_recover)
 
 
@@ -310,16 +371,23 @@ def _add_train(commands: Commands) -> None:
         "train",
         "train a model from a recipe",
         "  facezoo train recipes/identity_rotation/faces128_cpu.yaml --max-minutes 60\n"
-        "  facezoo train recipe.yaml --output runs/mine --set train.batch_size=8",
+        "  facezoo train recipe.yaml --output runs/mine --set data=packed/mine.safetensors --set train.batch_size=8",
         " Run the same command again to go on where it stopped. Ends in a checkpoint that --model takes.",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file of recipes/")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="run folder (default: runs/<recipe's name>)")
-    parser.add_argument("--max-minutes", type=float, metavar="M", help="stop (and save) after this time")
+    parser.add_argument("--max-minutes", type=_minutes, metavar="M", help="stop (and save) after this time")
     parser.add_argument(
-        "--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE", help="override a value"
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change a value, e.g. data=FILE",
     )
-    parser.add_argument("--accelerator", default="auto", help="auto, cpu or gpu (default: auto)")
+    parser.add_argument(
+        "--accelerator", choices=("auto", "cpu", "gpu"), default="auto", help="where it runs (default: auto)"
+    )
     parser.add_argument("--devices", type=_positive, default=1, metavar="N", help="processes on this machine")
     parser.add_argument("--nodes", type=_positive, default=1, metavar="N", help="machines")
     parser.add_argument("--init-from", metavar="FOLDER", help="checkpoint whose networks a new run starts from")
@@ -398,11 +466,11 @@ def _anonymize(arguments: argparse.Namespace) -> int:
 
     if plan.left_out:
         _note(arguments, f"files that are no pictures were left out: {plan.left_out}")
-    return _run(arguments, settings, plan.jobs, key, plan.to_folder, finished)
+    return _run(arguments, settings, plan, key, finished)
 
 
 def _recover(arguments: argparse.Namespace) -> int:
-    from facezoo.batch import Settings, plan_jobs
+    from facezoo.batch import RecoveryLog, Settings, plan_jobs
     from facezoo.hub.manifest import resolve_model
 
     plan = plan_jobs(arguments.inputs, arguments.output, file_format=arguments.format)
@@ -424,15 +492,23 @@ def _recover(arguments: argparse.Namespace) -> int:
         quality=arguments.quality,
         write_record=False,
         use_record=not arguments.no_record,
+        allow_unverified=arguments.allow_unverified,
         overwrite=arguments.overwrite,
     )
+    log = RecoveryLog(plan.folder, settings, key) if plan.folder is not None else None
 
     def finished(job: Job) -> bool:
+        if log is not None:
+            return log.finished(job)
         if job.target.exists() and not settings.overwrite:
             raise OutputError(f"{job.target} exists already; choose another name or use --overwrite")
         return False
 
-    return _run(arguments, settings, plan.jobs, key, plan.to_folder, finished)
+    def done(outcome: Outcome) -> None:
+        if log is not None and outcome.status == "done":
+            log.add(outcome.job)
+
+    return _run(arguments, settings, plan, key, finished, done)
 
 
 def _check_single(job: Job, file_format: str | None, *, embed: bool) -> None:
@@ -459,14 +535,15 @@ def _check_single(job: Job, file_format: str | None, *, embed: bool) -> None:
 def _run(
     arguments: argparse.Namespace,
     settings: Settings,
-    jobs: Sequence[Job],
+    plan: Plan,
     key: Key | None,
-    to_folder: bool,
     finished: Callable[[Job], bool],
+    done: Callable[[Outcome], None] | None = None,
 ) -> int:
     """Do what is not finished yet, show progress, list failures at the end."""
     from facezoo.batch import Outcome, run_jobs
 
+    jobs, to_folder = plan.jobs, plan.to_folder
     waiting: list[Job] = []
     outcomes: list[Outcome] = []
     for job in jobs:
@@ -479,14 +556,24 @@ def _run(
             if not to_folder:
                 raise
             outcomes.append(Outcome(job, "failed", str(error), exit_code=error.exit_code))
-    with _progress(len(jobs), len(outcomes), arguments.quiet or not to_folder) as advance:
-        outcomes += run_jobs(waiting, settings, key, workers=arguments.workers, report=advance)
+    with (
+        _output_folder(plan.folder),
+        _progress(len(jobs), len(outcomes), arguments.quiet or not to_folder) as advance,
+    ):
+
+        def report(outcome: Outcome) -> None:
+            if done is not None:
+                done(outcome)
+            advance(outcome)
+
+        outcomes += run_jobs(waiting, settings, key, workers=arguments.workers, report=report)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
 
     if not to_folder:
         outcome = outcomes[0]
         if failed:
-            _print_error(outcome.message)
+            named = str(outcome.job.source) in outcome.message or str(outcome.job.target) in outcome.message
+            _print_error(outcome.message if named else f"{outcome.job.source}: {outcome.message}")
             return outcome.exit_code or 1
         for line in outcome.lines:
             if line.startswith("warning: "):
@@ -495,15 +582,15 @@ def _run(
                 print(line)
         if not arguments.quiet:
             wrote = "" if outcome.status == "skipped" else f"{outcome.job.target}: "
-            print(f"{wrote}{outcome.message}")
+            print(printable(f"{wrote}{outcome.message}"))
         return 0
 
     for outcome in outcomes:
         for line in outcome.lines:
             if line.startswith("warning: "):
-                print(f"facezoo: {outcome.job.source}: {line}", file=sys.stderr)
+                print(printable(f"facezoo: {outcome.job.source}: {line}"), file=sys.stderr)
             elif not arguments.quiet:
-                print(f"{outcome.job.source}: {line}")
+                print(printable(f"{outcome.job.source}: {line}"))
     if not arguments.quiet:
         count = {status: sum(item.status == status for item in outcomes) for status in ("done", "finished", "skipped")}
         faces = sum(outcome.faces for outcome in outcomes)
@@ -512,12 +599,44 @@ def _run(
         more += [f"{count['skipped']} skipped (no face)"] if count["skipped"] else []
         print("; ".join([done, *more]))
     for outcome in failed:
-        print(f"facezoo: failed: {outcome.job.source}: {outcome.message}", file=sys.stderr)
+        message = outcome.message.removeprefix(f"{outcome.job.source}: ").removeprefix(f"{outcome.job.source} ")
+        print(printable(f"facezoo: failed: {outcome.job.source}: {message}"), file=sys.stderr)
     if not failed:
         return 0
     _print_error(f"{len(failed)} of {len(outcomes)} pictures failed (listed above); nothing was written for them")
     codes = {outcome.exit_code for outcome in failed}
     return codes.pop() if len(codes) == 1 else 1
+
+
+@contextlib.contextmanager
+def _output_folder(folder: Path | None) -> Iterator[None]:
+    """Make the output folder before any work is done for it; take it away again if nothing came into it.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    made: list[Path] = []
+    if folder is not None:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        try:
+            for path in reversed(missing):
+                path.mkdir(exist_ok=True)
+                made.insert(0, path)
+        except OSError as error:
+            _remove_empty(made)
+            raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another with -o") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(f"cannot write to the folder {folder}: permission denied; choose another with -o")
+    try:
+        yield
+    finally:
+        _remove_empty(made)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for path in folders:
+        with contextlib.suppress(OSError):  # not empty: results lie in it
+            path.rmdir()
 
 
 @contextlib.contextmanager
@@ -673,7 +792,10 @@ def _info(arguments: argparse.Namespace) -> int:
             if value:
                 print(f"{name.replace('_', ' ')}:")
                 for inner, figure in value.items():
-                    print(f"  {inner}: {figure}")
+                    if not isinstance(figure, dict):
+                        print(f"  {inner}: {figure}")
+                if deep := [inner for inner, figure in value.items() if isinstance(figure, dict) and figure]:
+                    print(f"  more with --json: {', '.join(deep)}")
         elif value not in ("", None):
             print(f"{name.replace('_', ' ')}: {value}")
     print("options:" if options else "options: none")

@@ -76,7 +76,7 @@ _MAX_BIT_FORM: Final = 1024
 _MAX_EXPANSION_BYTES: Final = 2**32
 _HKDF_SALT: Final = b"facezoo-v1"
 _CACHED_RECORD_KEYS: Final = 16
-_EXAMPLE_ADVICE: Final = "use a key file (`facezoo.Key.generate_file`) or at least five random words"
+_EXAMPLE_ADVICE: Final = "use a key file (`facezoo key new FILE`) or at least five random words"
 
 
 @dataclass(frozen=True)
@@ -355,7 +355,9 @@ class Key:
         except IsADirectoryError:
             raise KeyMaterialError(f"the key file {source} is a folder; give a file") from None
         except FileNotFoundError:
-            raise KeyMaterialError(f"the key file {source} does not exist; make one with Key.generate_file") from None
+            raise KeyMaterialError(
+                f"the key file {source} does not exist; make one with `facezoo key new FILE`"
+            ) from None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else "unusable name"
             raise KeyMaterialError(f"cannot read the key file {source}: {reason}") from None
@@ -385,7 +387,7 @@ class Key:
         if not line.strip():
             raise KeyMaterialError(f"{what} has an empty first line; write the passphrase there")
         if line.startswith("-----BEGIN "):
-            raise KeyMaterialError(f"{what} is a PEM file, which is not a facezoo key; make one with Key.generate_file")
+            raise KeyMaterialError(f"{what} is a PEM file and no facezoo key; make one with `facezoo key new FILE`")
         if line.startswith(KEY_FILE_PREFIX):
             return cls._generated(_decode_key_line(line, what))
         if form == "six-digits":

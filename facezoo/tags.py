@@ -1,4 +1,7 @@
-"""The name of an input's content, by which a later run knows a picture that is finished. Imports nothing heavy."""
+"""Names and texts: of an input's content, by which a later run knows what is finished; of files, in messages.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from facezoo.files import sha256_bytes
 if TYPE_CHECKING:
     from facezoo.keys import Key
 
-__all__ = ["input_tag"]
+__all__ = ["input_tag", "printable"]
 
 
 def input_tag(data: bytes, key: Key | None) -> str:
@@ -27,3 +30,12 @@ def input_tag(data: bytes, key: Key | None) -> str:
     """
     digest = sha256_bytes(data)
     return digest if key is None else key.tag("anonymizer/input", digest.encode(), 16).hex()
+
+
+def printable(text: object) -> str:
+    """A text or path as one line that any terminal takes: line breaks and control characters become ``?``.
+
+    A file's name is chosen by whoever made the file; it must neither break a message into two lines nor steer the
+    terminal.
+    """
+    return "".join(character if character.isprintable() else "?" for character in str(text))

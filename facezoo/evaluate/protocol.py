@@ -115,7 +115,7 @@ class _Progress:
     """One bar for everything; counts faces through any step."""
 
     def __init__(self, total: int, shown: bool) -> None:
-        self.bar = tqdm(total=total, unit="face", disable=not shown, dynamic_ncols=True, smoothing=0.05)
+        self.bar = tqdm(total=total, unit="face", disable=None if shown else True, dynamic_ncols=True, smoothing=0.05)
 
     def stage(self, name: str) -> None:
         self.bar.set_description(name)

@@ -204,8 +204,17 @@ def verify_files(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) ->
     """Compare size and SHA-256 of every file with the manifest.
 
     Raises:
-        CheckpointError: a file is missing, truncated or altered (one flipped bit is enough).
+        CheckpointError: a file is missing, truncated or altered (one flipped bit is enough), or the folder holds
+            weights that the manifest does not name (nothing would vouch for them).
     """
+    try:
+        present = sorted(path.name for path in Path(folder).iterdir() if path.name.endswith(".safetensors"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {folder}: {error.strerror}; check its permissions") from error
+    if foreign := [name for name in present if name not in manifest["files"]]:
+        raise CheckpointError(
+            f"{folder} holds {foreign[0]}, which its {MANIFEST_NAME} does not name; get a fresh copy of the checkpoint"
+        )
     for name, entry in manifest["files"].items():
         path = Path(folder) / name
         try:
@@ -338,15 +347,16 @@ def _from_hub(name: str, revision: str | None) -> ResolvedModel:
             folder = snapshot_download(repository, revision=wanted, allow_patterns=patterns, local_files_only=True)
         except Exception:
             raise CheckpointError(
-                f"cannot get {name} from the Hugging Face hub and it is not in the cache: {_first_line(error)}; "
-                "check the name and the connection, or give a local folder"
+                f"there is no folder {name} here, it is not in the cache, and the Hugging Face hub did not give it "
+                f"({_short(error)}); check the name and the connection, or give a local folder"
             ) from error
     return _from_folder(Path(folder))
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _short(error: BaseException) -> str:
+    """The beginning of another library's message: its first line, at most 90 characters."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= 90 else f"{line[:87].rstrip()}..."
 
 
 def resolve_model(
@@ -378,10 +388,20 @@ def resolve_model(
     if not text or "\x00" in text:
         raise UnknownNameError("the model's name is empty or malformed; see `facezoo list`")
     folder = Path(text)
-    if (folder / MANIFEST_NAME).is_file():
-        return _from_folder(folder)
-    if folder.is_dir() and (os.sep in text or text.startswith(".")):
-        raise CheckpointError(f"the folder {text} holds no {MANIFEST_NAME}; give a checkpoint folder or a model's name")
+    is_path = text.startswith((".", "~", "/", os.sep)) or text.endswith(("/", os.sep)) or folder.is_absolute()
+    try:
+        if (folder / MANIFEST_NAME).is_file():
+            return _from_folder(folder)
+        if folder.is_dir() and (os.sep in text or is_path):
+            raise CheckpointError(
+                f"the folder {text} holds no {MANIFEST_NAME}; give a checkpoint folder or a model's name"
+            )
+        if folder.is_file() and (os.sep in text or is_path):
+            raise CheckpointError(f"{text} is a file; give the checkpoint's folder or a model's name")
+    except OSError as error:
+        raise UnknownNameError(f"the model's name cannot be used: {error.strerror}; see `facezoo list`") from error
+    if is_path:
+        raise UnknownNameError(f"there is no checkpoint folder {text}; check the path, or see `facezoo list` for names")
 
     bundled = bundled_models(checkpoints)
     wanted = text
@@ -413,6 +433,13 @@ def resolve_model(
         return ResolvedModel(text, text)
     if _REPOSITORY.fullmatch(text):
         return _from_hub(text, revision)
+    method, _, tag = text.partition(".")
+    if tag and method in methods and methods[method].learned:
+        of_method = sorted(full for full, entry in bundled.items() if entry.get("method") == method)
+        raise UnknownNameError(
+            f"no checkpoint {text} is bundled (of {method} there {'are' if len(of_method) > 1 else 'is'}: "
+            f"{', '.join(of_method) or 'none'}); give its folder, or a Hugging Face repository (org/name)"
+        )
     choices = sorted(set(bundled) | {info.name for info in methods.values() if not info.learned})
     raise UnknownNameError(f"unknown model {text!r}{_nearest(text, choices)}; there are: {', '.join(choices)}")
 

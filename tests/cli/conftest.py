@@ -21,6 +21,9 @@ class Run:
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
 
+    def __repr__(self) -> str:
+        return f"<exit code {self.code}; stderr: {self.err.strip()!r}>"
+
     def error_line(self) -> str:
         """The one line on stderr; fails when there are more, or a traceback."""
         lines = [line for line in self.err.splitlines() if line.strip()]
