@@ -1,7 +1,7 @@
 """The interface that every method follows, classic or learned: same calls, same records.
 
 A method sees aligned faces, never a whole picture: cutting out and pasting back are done by `facezoo.faces`, with the
-soft face mask. So ``anonymize`` returns the *whole* crop changed, corners included.
+mask that the method's `cover` names. So ``anonymize`` returns the *whole* crop changed, corners included.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,20 @@ from facezoo.registry import reversible_methods
 __all__ = ["REFERENCE_SIZE", "ClassicMethod", "FaceContext", "LearnedMethod", "Method", "Recovered", "check_faces"]
 
 ClassicOptions = TypeVar("ClassicOptions", bound=Options)
+
+Cover = Literal["blend", "soft", "sharp", "square", "changed"]
+"""Which part of a method's result is pasted into the picture.
+
+blend
+    The face mask; around it the *change* is added and fades out. For results that look like the original around the
+    face. (A blur would show the crop's border: what it changes there does not fade.)
+soft, sharp
+    The wide cover mask (all of the head that the crop holds) with a soft or a clean edge; nothing else changes.
+square
+    The whole crop.
+changed
+    Exactly the pixels that the method changed.
+"""
 
 REFERENCE_SIZE = 128
 """Lengths in options are pixels of a crop of this side; a crop of side S uses them times S / 128.
@@ -123,6 +137,7 @@ class Method(abc.ABC):
         requires_key: whether it refuses to work without a key.
         options_class: the dataclass of its options.
         crop_size: side of the crops in pixels; None: any (the anonymizer then takes one near the face's own size).
+        cover: which part of the result is pasted, see `Cover`.
         identity_encoders: recognisers that took part in the training; as judges of this method they are marked.
     """
 
@@ -133,6 +148,7 @@ class Method(abc.ABC):
     requires_key: ClassVar[bool] = False
     options_class: ClassVar[type[Options]] = Options
     crop_size: int | None = None
+    cover: ClassVar[Cover] = "blend"
     identity_encoders: tuple[str, ...] = ()
 
     def __init__(self, options: Options | None = None) -> None:
@@ -246,6 +262,8 @@ class Method(abc.ABC):
 
 class ClassicMethod(Method, Generic[ClassicOptions]):
     """A method without networks: checks, precision and range are handled here, `change` does the work."""
+
+    cover: ClassVar[Cover] = "soft"
 
     def anonymize(self, faces: Tensor, context: FaceContext) -> Tensor:
         """Make faces anonymous; see `Method.anonymize`.

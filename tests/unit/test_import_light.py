@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import facezoo
+import facezoo.faces
+
 HEAVY = ("torch", "cv2", "lightning", "kornia", "onnxruntime", "scipy", "matplotlib", "torchvision", "timm", "PIL")
 
 
@@ -23,7 +26,10 @@ def _loaded_by(code: str, repository: Path) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("module", ["facezoo", "facezoo.errors", "facezoo.registry", "facezoo.data.split"])
+@pytest.mark.parametrize(
+    "module",
+    ["facezoo", "facezoo.errors", "facezoo.registry", "facezoo.data.split", "facezoo.faces", "facezoo.faces.mask"],
+)
 def test_importing_loads_nothing_heavy(module: str, repository: Path) -> None:
     assert _loaded_by(f"import {module}", repository) == set()
 
@@ -54,3 +60,9 @@ def test_the_sources_never_import_what_would_break_lightning(repository: Path) -
         for match in pattern.finditer(path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_every_public_name_of_the_lazy_packages_loads() -> None:
+    for package in (facezoo, facezoo.faces):
+        assert set(package._LAZY) == set(package.__all__) - {"__version__"}
+        assert all(getattr(package, name) is not None for name in package.__all__)

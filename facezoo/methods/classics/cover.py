@@ -29,6 +29,7 @@ class BlackBox(ClassicMethod[BlackBoxOptions]):
     """One colour over the whole crop; nothing of the face is left (book, section 3.1.1)."""
 
     name = "black_box"
+    cover = "square"
     options_class = BlackBoxOptions
 
     def change(self, faces: Tensor, context: FaceContext, options: BlackBoxOptions) -> Tensor:
@@ -44,6 +45,7 @@ class EyeBar(ClassicMethod[EyeBarOptions]):
     """
 
     name = "eye_bar"
+    cover = "changed"
     options_class = EyeBarOptions
 
     def change(self, faces: Tensor, context: FaceContext, options: EyeBarOptions) -> Tensor:

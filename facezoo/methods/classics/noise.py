@@ -26,6 +26,7 @@ class PixelNoise(ClassicMethod[PixelNoiseOptions]):
     """
 
     name = "pixel_noise"
+    cover = "sharp"
     uses_key = True
     options_class = PixelNoiseOptions
 

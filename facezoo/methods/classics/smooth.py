@@ -149,6 +149,7 @@ class Pixelation(ClassicMethod[PixelationOptions]):
     """Square cells of one colour, their mean (book, section 3.1.1)."""
 
     name = "pixelation"
+    cover = "sharp"  # a mosaic that fades out would show the face between its cells
     options_class = PixelationOptions
 
     def change(self, faces: Tensor, context: FaceContext, options: PixelationOptions) -> Tensor:

@@ -6,7 +6,7 @@ place that a pixel is read from, the transform of a JPEG file) it is switched of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -66,8 +66,8 @@ def to_8_bit(faces: Tensor) -> Tensor:
     return clipped + (rounded - clipped).detach()
 
 
-def through_jpeg(faces: Tensor, quality: Tensor) -> Tensor:
-    """A JPEG file of ``quality`` (``(B,)``, 1..100; 4:2:0 colour), differentiable (kornia).
+def jpeg_codec() -> Callable[[Tensor, Tensor], Tensor]:
+    """Kornia's differentiable JPEG: pictures ``(B, 3, H, W)`` in [0, 1] and qualities ``(B,)`` -> pictures.
 
     Raises:
         InputError: kornia is not installed.
@@ -78,6 +78,16 @@ def through_jpeg(faces: Tensor, quality: Tensor) -> Tensor:
         raise InputError(
             "simulating JPEG needs kornia: pip install 'facezoo[train]', or set config.jpeg_share=0"
         ) from error
+    return cast(Callable[[Tensor, Tensor], Tensor], jpeg_codec_differentiable)
+
+
+def through_jpeg(faces: Tensor, quality: Tensor) -> Tensor:
+    """A JPEG file of ``quality`` (``(B,)``, 1..100; 4:2:0 colour), differentiable (kornia).
+
+    Raises:
+        InputError: kornia is not installed.
+    """
+    jpeg_codec_differentiable = jpeg_codec()
     with torch.autocast(faces.device.type, enabled=False):
         decoded: Tensor = jpeg_codec_differentiable((faces.clamp(-1, 1) + 1) / 2, quality)
     return decoded * 2 - 1

@@ -4,7 +4,7 @@ The code is ``(C, H, W)`` phasors. Three public, fixed sets of positions are tak
 
 * pilots: known phasors, the same in every picture, which let a recovery without a record find the exact position;
 * nonce: 32 bits that make the key's stream different for every face;
-* tag: 16 bits of an HMAC of the nonce, which tell whether the key is right.
+* tag: 24 bits of an HMAC of the nonce, which tell whether the key is right.
 
 Everything else carries the face. Nonce and tag are turned by a stream that depends on the key alone, the face by a
 stream that depends on key and nonce. Turning a unit phasor by a uniformly random angle gives a uniformly random phasor,
@@ -18,8 +18,9 @@ among 77,000 under one key; a collision would show an attacker the difference of
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,12 +31,16 @@ if TYPE_CHECKING:
 
 PILOTS = 64
 NONCE_BITS = 32
-TAG_BITS = 16
-REPEATS = 8
-_RESERVED = PILOTS + (NONCE_BITS + TAG_BITS) * REPEATS
+TAG_BITS = 24
+MOST_REPEATS = 16
+FEWEST_REPEATS = 3
+"""Each bit stands at so many positions: as many as fit, which is 16 in crops of 128 pixels and 3 in crops of 64."""
 _PURPOSE = "identity_rotation/code"
-TAG_ERRORS_ALLOWED = 1
-"""Of 16 tag bits; a wrong key passes with probability 17 / 65536."""
+TAG_ERRORS_ALLOWED = 2
+"""Of 24 tag bits, for the nonce as read: a wrong key passes with probability 301 / 2^24, about 2e-5."""
+DOUBTFUL_BITS = 8
+"""Where the nonce as read does not fit, one or two of so many least certain bits are turned; with 36 such guesses and
+one tag error allowed a wrong key passes with probability 36 * 25 / 2^24, about 5e-5."""
 
 
 class CodeLayout:
@@ -50,16 +55,18 @@ class CodeLayout:
     """
 
     def __init__(self, channels: int, side: int) -> None:
-        if side * side < _RESERVED:
-            raise ValueError(f"a code of {side}x{side} cells has no room for {_RESERVED} reserved positions")
+        bits = NONCE_BITS + TAG_BITS
+        self.repeats = min(MOST_REPEATS, (side * side - PILOTS) // bits)
+        if self.repeats < FEWEST_REPEATS:
+            raise ValueError(f"a code of {side}x{side} cells has no room for pilots, nonce and tag")
         self.channels, self.side = channels, side
         # A fixed public shuffle spreads each bit's repeats over the picture: a local fault costs a repeat, not a bit.
         order = torch.randperm(side * side, generator=torch.Generator().manual_seed(20260))
         base = (channels - 1) * side * side
-        reserved = order[:_RESERVED] + base
+        reserved = order[: PILOTS + bits * self.repeats] + base
         self.pilots = reserved[:PILOTS]
-        self.nonce = reserved[PILOTS : PILOTS + NONCE_BITS * REPEATS].view(REPEATS, NONCE_BITS)
-        self.tag = reserved[PILOTS + NONCE_BITS * REPEATS :].view(REPEATS, TAG_BITS)
+        self.nonce = reserved[PILOTS : PILOTS + NONCE_BITS * self.repeats].view(-1, NONCE_BITS)
+        self.tag = reserved[PILOTS + NONCE_BITS * self.repeats :].view(-1, TAG_BITS)
         angles = torch.rand(PILOTS, generator=torch.Generator().manual_seed(20261)) * 2 * math.pi
         self.pilot_angles = angles
         payload = torch.ones(channels * side * side)
@@ -85,8 +92,8 @@ class CodeLayout:
             row += self._stream(key, nonce).to(row)
             bits = _to_bits(nonce)
             tag = _to_bits(_tag(key, nonce))
-            row[self.nonce] = (math.pi * bits.to(row)) + head_stream[: NONCE_BITS * REPEATS].view(REPEATS, -1).to(row)
-            row[self.tag] = (math.pi * tag.to(row)) + head_stream[NONCE_BITS * REPEATS :].view(REPEATS, -1).to(row)
+            row[self.nonce] = math.pi * bits.to(row) + head_stream[: self.nonce.numel()].view_as(self.nonce).to(row)
+            row[self.tag] = math.pi * tag.to(row) + head_stream[self.nonce.numel() :].view_as(self.tag).to(row)
             row[self.pilots] = self.pilot_angles.to(row)
         return to_phasors(flat.view_as(angles))
 
@@ -99,18 +106,36 @@ class CodeLayout:
             key: The key to try.
         """
         real, imaginary = phasors.flatten().double().cpu().chunk(2)
+        # One wildly wrong position must not outvote the others.
+        length = (real**2 + imaginary**2).sqrt().clamp_min(1.0)
+        real, imaginary = real / length, imaginary / length
         head_stream = self._head_stream(key).double()
 
         def soft_bits(positions: Tensor, stream: Tensor) -> Tensor:
-            angle = stream.view(REPEATS, -1)
+            angle = stream.view_as(positions)
             return (real[positions] * torch.cos(angle) + imaginary[positions] * torch.sin(angle)).sum(0)
 
-        nonce_soft = soft_bits(self.nonce, head_stream[: NONCE_BITS * REPEATS])
-        tag_soft = soft_bits(self.tag, head_stream[NONCE_BITS * REPEATS :])
-        nonce = np.packbits((nonce_soft < 0).numpy()).tobytes()
-        expected = _to_bits(_tag(key, nonce)).bool()
-        errors = int(((tag_soft < 0) != expected).sum())
-        return nonce, errors <= TAG_ERRORS_ALLOWED
+        nonce_soft = soft_bits(self.nonce, head_stream[: self.nonce.numel()])
+        tag_soft = soft_bits(self.tag, head_stream[self.nonce.numel() :])
+        as_read = (nonce_soft < 0).numpy()
+        read_tag = tag_soft < 0
+
+        def tag_errors(bits: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[bytes, int]:
+            nonce = np.packbits(bits).tobytes()
+            return nonce, int((read_tag != _to_bits(_tag(key, nonce)).bool()).sum())
+
+        nonce, errors = tag_errors(as_read)
+        if errors <= TAG_ERRORS_ALLOWED:
+            return nonce, True
+        doubtful = nonce_soft.abs().argsort()[:DOUBTFUL_BITS].tolist()
+        for count in (1, 2):
+            for turned in itertools.combinations(doubtful, count):
+                guess = as_read.copy()
+                guess[list(turned)] ^= True
+                guessed, errors = tag_errors(guess)
+                if errors < TAG_ERRORS_ALLOWED:
+                    return guessed, True
+        return nonce, False
 
     def decrypt(self, phasors: Tensor, key: Key, nonce: bytes) -> Tensor:
         """Turns the phasors of one face back, ``(2C, H, W)`` -> ``(2C, H, W)``, zero at reserved positions."""
@@ -154,7 +179,7 @@ class CodeLayout:
         return torch.from_numpy(uniform) * math.pi
 
     def _head_stream(self, key: Key) -> Tensor:
-        return torch.from_numpy(key.uniform(f"{_PURPOSE}/header", (NONCE_BITS + TAG_BITS) * REPEATS)) * math.pi
+        return torch.from_numpy(key.uniform(f"{_PURPOSE}/header", self.nonce.numel() + self.tag.numel())) * math.pi
 
 
 def face_nonce(key: Key, crop: Tensor) -> bytes:

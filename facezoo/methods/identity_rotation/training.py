@@ -80,7 +80,13 @@ class IdentityRotationTraining(PhasedModule):
         return {**self.model.networks(), "discriminator": self.discriminator}
 
     def prepare_data_files(self, paths: Sequence[Path], device: torch.device) -> None:
-        """Adds the identity vectors to the packed files, computed once."""
+        """Adds the identity vectors to the packed files, computed once.
+
+        Raises:
+            InputError: JPEG is to be simulated and kornia is missing; told now and not hours later, in phase two.
+        """
+        if self.config.jpeg_share > 0 and self.config.conceal_batches > 0:
+            losses.jpeg_codec()
         for path in paths:
             ensure_embeddings(path, self.config.recogniser, self.recogniser, device)
 

@@ -1,0 +1,123 @@
+"""The checkpoints that ship: their registry, cards and README table are fresh, they load, and they do what is said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+import facezoo
+from facezoo.demo import demo_picture
+from facezoo.evaluate import EvaluationSettings, run_evaluation
+from facezoo.faces import align
+from facezoo.faces.detect import get_detector
+from facezoo.hub import card, registry_file
+from facezoo.hub.manifest import CHECKPOINTS, bundled_models
+from facezoo.keys import Key
+from facezoo.recognition import load_recogniser
+
+BUNDLED = sorted(bundled_models())
+RIGHT, WRONG = Key.from_bytes(bytes(range(32))), Key.from_bytes(bytes(range(1, 33)))
+
+
+@cache
+def anonymizer(name: str) -> facezoo.Anonymizer:
+    return facezoo.from_pretrained(name)
+
+
+def faces_of(picture: np.ndarray, points: list[np.ndarray], size: int) -> torch.Tensor:
+    transforms = np.stack([align.similarity(p, size) for p in points])
+    crops = align.crop_faces(picture, transforms, size)
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def test_what_is_generated_is_fresh(repository: Path):
+    assert registry_file.main(["--check"]) == 0
+    assert card.main(["--check"]) == 0
+    table = subprocess.run([sys.executable, "scripts/readme_models.py", "--check"], cwd=repository, check=False)
+    assert table.returncode == 0, "run: python scripts/readme_models.py"
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_card_and_figures_are_there(name: str, repository: Path):
+    folder = CHECKPOINTS / bundled_models()[name]["folder"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["metrics"], "an unmeasured checkpoint must not ship"
+    assert {"What it does", "Not for", "Limits", "Training data", "Next step"} <= set(manifest["card"])
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 40 * 2**20
+    assert (repository / "MODEL_CARDS" / f"{name}.md").is_file()
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_public_domain_picture_there_and_back(name: str, tmp_path: Path):
+    """The whole way through a saved PNG, judged by dlib's network at the distance that its author publishes, 0.6."""
+    model = anonymizer(name)
+    original = demo_picture()
+    saved = tmp_path / "anonymous.png"
+    source = tmp_path / "original.png"
+    Image.fromarray(original).save(source)
+    model.anonymize(source, key=RIGHT).save(saved)
+    detector, judge = get_detector("yunet"), load_recogniser("dlib")
+    points = [face.points for face in detector.detect(original)]
+    assert len(points) >= 3
+    assert len(detector.detect(np.asarray(Image.open(saved)))) >= len(points), "an anonymized face is still a face"
+
+    def distances(picture: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            a, b = (judge(faces_of(p, points, 128)) for p in (original, picture))
+        return (a - b).norm(dim=1).numpy()
+
+    assert (distances(np.asarray(Image.open(saved))) > 0.55).all()
+    if not model.method.reversible:
+        return
+    for record in (None, False):
+        options = {} if record is None else {"record": False}
+        right = model.recover(saved, RIGHT, **options)
+        assert all(face.verified for face in right.report.faces)
+        assert (distances(right.picture.rgb) < 0.45).all()
+    wrong = model.recover(saved, WRONG, record=False)
+    assert not any(face.verified for face in wrong.report.faces)
+    assert (distances(wrong.picture.rgb) > 0.5).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUNDLED)
+def test_figures_of_the_card_reproduce(name: str, repository: Path, tmp_path: Path):
+    """On 64 of the evaluation faces, where somebody has them: this sample's interval meets the card's."""
+    data = repository / "packed" / "evaluation128.safetensors"
+    if not data.is_file():
+        pytest.skip("needs packed/evaluation128.safetensors (python scripts/pack_shared.py)")
+    card_figures = json.loads((repository / "MODEL_CARDS" / "results" / f"{name}.json").read_text())
+    settings = EvaluationSettings(judges=("dlib",), formats=("png", "jpeg95"), seed=11, progress=False)
+    now = run_evaluation(name, data, tmp_path / "again", limit=64, settings=settings)
+    for part in (("anonymized",), ("wrong_key",), ("recovered", "png"), ("recovered", "jpeg95")):
+        then_part, now_part = card_figures, now
+        for step in part:
+            then_part, now_part = then_part[step], now_part[step]
+        then_rate, now_rate = (p["judges"]["dlib"]["taken"]["far_0.001"] for p in (then_part, now_part))
+        assert now_rate["low"] <= then_rate["high"], part
+        assert now_rate["high"] >= then_rate["low"], part
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_recovered_crops_are_the_original(name: str):
+    model = anonymizer(name)
+    if not model.method.reversible:
+        pytest.skip("not reversible")
+    picture = demo_picture()
+    points = [face.points for face in get_detector("yunet").detect(picture)]
+    faces = faces_of(picture, points, model.method.crop_size or 128)
+    hidden = ((model.anonymize_faces(faces, RIGHT) + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    back = model.recover_faces(hidden, RIGHT)
+    assert all(back.verified)
+    psnr = 10 * torch.log10(4 / (back.faces - faces).square().flatten(1).mean(1))
+    assert (psnr > 25).all()
+    assert functional.l1_loss(hidden, faces) > 3 * functional.l1_loss(back.faces, faces)
