@@ -326,8 +326,15 @@ def _add_demo(commands: Commands) -> None:
         commands,
         "demo",
         "show every model on a public-domain picture",
-        "  facezoo demo\n  facezoo demo -o my_demo",
-        " Writes one PNG sheet and prints how far a recogniser is from knowing the faces. No network is needed.",
+        "  facezoo demo\n  facezoo demo -o my_demo --model runs/mine/checkpoint",
+        " Writes one PNG sheet and prints how far recognisers are from knowing the faces. No network is needed.",
+    )
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="learned model (or its folder) to show instead of the bundled ones; may be repeated",
     )
     parser.add_argument("-o", "--output", default="demo_out", metavar="FOLDER", help="default: demo_out")
     parser.set_defaults(command=_demo)
@@ -504,11 +511,11 @@ def _recover(arguments: argparse.Namespace) -> int:
             raise OutputError(f"{job.target} exists already; choose another name or use --overwrite")
         return False
 
-    def done(outcome: Outcome) -> None:
+    def note(outcome: Outcome) -> None:
         if log is not None and outcome.status == "done":
             log.add(outcome.job)
 
-    return _run(arguments, settings, plan, key, finished, done)
+    return _run(arguments, settings, plan, key, finished, note)
 
 
 def _check_single(job: Job, file_format: str | None, *, embed: bool) -> None:
@@ -538,7 +545,7 @@ def _run(
     plan: Plan,
     key: Key | None,
     finished: Callable[[Job], bool],
-    done: Callable[[Outcome], None] | None = None,
+    note: Callable[[Outcome], None] | None = None,
 ) -> int:
     """Do what is not finished yet, show progress, list failures at the end."""
     from facezoo.batch import Outcome, run_jobs
@@ -562,8 +569,8 @@ def _run(
     ):
 
         def report(outcome: Outcome) -> None:
-            if done is not None:
-                done(outcome)
+            if note is not None:
+                note(outcome)
             advance(outcome)
 
         outcomes += run_jobs(waiting, settings, key, workers=arguments.workers, report=report)
@@ -826,7 +833,7 @@ def _key_new(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from facezoo.demo import run_demo
 
-    run_demo(Path(arguments.output))
+    run_demo(Path(arguments.output), learned=arguments.model)
     return 0
 
 

@@ -1,14 +1,14 @@
 """``facezoo demo``: every anonymizer on one public-domain picture, as one sheet and one table. Needs no network.
 
 The learned models are shown the hard way: the anonymized picture is saved as PNG and recovered *from that file*, with
-the right key and with a wrong one.
+the right key and with a wrong one. k-Same, which needs a gallery of people, gets the three people of the picture.
 """
 
 from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from facezoo.errors import InputError, OutputError
 from facezoo.files import atomic_write
-from facezoo.hub.models import ModelInfo, list_models
+from facezoo.hub.manifest import resolve_model
+from facezoo.hub.models import list_models
+from facezoo.registry import list_methods, load_options_class
 
 if TYPE_CHECKING:
     from facezoo.anonymizer import Anonymizer, Result
@@ -47,7 +49,7 @@ class DemoRow:
         name: model, and key or step where there is one.
         section: "original", "classics" or the learned model's name.
         picture: (H, W, 3) uint8.
-        cosine: mean over the faces of dlib's cosine similarity to the original.
+        cosine: mean over the faces of SFace's cosine similarity to the original.
         euclidean: mean over the faces of dlib's distance to the original.
         recognised: number of faces taken for the original at `THRESHOLD`.
         faces: number of faces.
@@ -95,22 +97,26 @@ def demo_picture() -> ByteArray:
     return np.ascontiguousarray(np.concatenate([panel[:height] for panel in panels], axis=1))
 
 
-def run_demo(output: Path, *, say: Callable[[str], None] = print, models: list[ModelInfo] | None = None) -> DemoReport:
+def run_demo(output: Path, *, say: Callable[[str], None] = print, learned: Sequence[str] = ()) -> DemoReport:
     """Anonymize the demo's picture with every model, write the sheet, print the table.
 
     Args:
         output: folder, made if it is missing. Files of an earlier demo in it are replaced.
         say: prints one line.
-        models: the models to show; None: all.
+        learned: learned models to show instead of the bundled ones: names, checkpoint folders or hub repositories.
 
     Returns:
         What was done.
 
     Raises:
         OutputError: the folder cannot be written.
-        CheckpointError: a bundled checkpoint is damaged.
+        UnknownNameError: one of ``learned`` does not exist.
+        InputError: one of ``learned`` is a classic.
+        CheckpointError: a checkpoint is damaged.
     """
     started = time.perf_counter()
+    notes: list[str] = []
+    shown = _learned_models(learned, notes)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -119,51 +125,43 @@ def run_demo(output: Path, *, say: Callable[[str], None] = print, models: list[M
     from facezoo.anonymizer import from_pretrained
     from facezoo.faces.detect import get_detector
     from facezoo.keys import Key
+    from facezoo.methods.ksame.gallery import Gallery
     from facezoo.recognition.loader import load_recogniser
 
     picture = demo_picture()
     original_path = output / "facezoo-demo-original.png"
     _write_png(original_path, picture)
-    points = np.stack([face.points for face in get_detector("yunet").detect(picture)])
-    judge = _Judge(load_recogniser("dlib"), picture, points)
-    chosen = list_models() if models is None else models
+    found = sorted(get_detector("yunet").detect(picture), key=lambda face: face.box[0])
+    points = np.stack([face.points for face in found])
+    judge = _Judge(load_recogniser("dlib"), load_recogniser("sface"), picture, points)
     rows = [judge.row("original", "original", picture, 0.0)]
-    notes: list[str] = []
 
-    say(f"facezoo demo: {len(points)} faces, judged by dlib's recogniser")
-    for model in chosen:
+    say(f"facezoo demo: {len(points)} faces, compared with the original by the recognisers of dlib and SFace")
+    for model in list_models():
         if model.kind != "classic":
             continue
         begin = time.perf_counter()
-        try:
-            result = from_pretrained(model.name).anonymize(original_path)
-        except InputError as error:
-            if "gallery" not in str(error):
-                raise
-            notes.append(f"{model.name} is left out: it mixes in the faces of a gallery, which must be your own")
-            continue
-        rows.append(judge.row(model.name, "classics", result.picture.pixels, time.perf_counter() - begin))
+        options: dict[str, Any] = {}
+        name = model.name
+        if "gallery" in load_options_class(model.method).defaults():
+            options = {"gallery": Gallery(_own_gallery(picture, points)), "k": len(points), "mode": "open"}
+            name = f"{model.name} (k={len(points)})"
+        result = from_pretrained(model.name, **options).anonymize(original_path)
+        rows.append(judge.row(name, "classics", result.picture.pixels, time.perf_counter() - begin))
 
     key_a, key_b = Key.from_passphrase(PASSPHRASE_A), Key.from_passphrase(PASSPHRASE_B)
-    learned = [model for model in chosen if model.kind == "learned" and model.status != "no checkpoint"]
-    for model in learned:
-        anonymizer = from_pretrained(model.name)
-        rows += _learned_rows(anonymizer, model, original_path, output, key_a, key_b, judge)
-    for model in chosen:
-        if model.kind == "learned" and model.status == "no checkpoint":
-            notes.append(
-                f"{model.name} is NOT shown: no trained checkpoint of it is bundled with this facezoo; "
-                "train one with `facezoo train`, or get a release that has it"
-            )
+    for source in shown:
+        rows += _learned_rows(from_pretrained(source), original_path, output, key_a, key_b, judge)
 
     sheet = output / "facezoo-demo.png"
-    atomic_write(sheet, _encode(_draw_sheet(rows, notes)), overwrite=True)
+    atomic_write(sheet, _encode(_draw_sheet(rows, notes, points)), overwrite=True)
     for line in _table(rows):
         say(line)
     say(
-        f"similarity and distance: dlib's ResNet against the original, mean over the faces; "
-        f"taken for the original: distance below {THRESHOLD} (dlib's own threshold)"
+        f"dlib: Euclidean distance to the original face, mean; taken for the original where below {THRESHOLD} (dlib's "
+        "own threshold)."
     )
+    say("SFace: cosine similarity to the original face, mean (identity_rotation was trained against it).")
     for note in notes:
         say(f"note: {note}")
     seconds = time.perf_counter() - started
@@ -171,9 +169,34 @@ def run_demo(output: Path, *, say: Callable[[str], None] = print, models: list[M
     return DemoReport(tuple(rows), tuple(notes), sheet, seconds)
 
 
+def _learned_models(wanted: Sequence[str], notes: list[str]) -> list[str]:
+    """What to load for the learned part of the sheet; a method without a checkpoint gets a note."""
+    methods = {info.name: info for info in list_methods()}
+    for name in wanted:
+        resolved = resolve_model(name)
+        if resolved.folder is None or not methods[resolved.method].learned:
+            raise InputError(f"{name} is a classic, which the demo shows anyway; --model takes a learned model")
+    if wanted:
+        return list(wanted)
+    bundled = [model for model in list_models() if model.kind == "learned"]
+    for model in bundled:
+        if model.status == "no checkpoint":
+            notes.append(
+                f"{model.name} is NOT shown: no trained checkpoint of it is bundled with this facezoo; train one with "
+                "`facezoo train` and show it with `facezoo demo --model FOLDER`"
+            )
+    return [model.name for model in bundled if model.status != "no checkpoint"]
+
+
+def _own_gallery(picture: ByteArray, points: npt.NDArray[Any]) -> ByteArray:
+    """The picture's own faces as a gallery of k-Same, (N, 128, 128, 3): with k = N all get the same face."""
+    from facezoo.faces.align import crop_faces, similarity
+
+    return crop_faces(picture, np.stack([similarity(five, 128) for five in points]), 128)
+
+
 def _learned_rows(
     anonymizer: Anonymizer,
-    model: ModelInfo,
     original: Path,
     output: Path,
     key_a: Any,
@@ -194,27 +217,27 @@ def _learned_rows(
     saved = output / f"{stem}.png"
     timed("anonymized, key A", lambda: anonymizer.anonymize(original, key_a)).save(saved, overwrite=True)
     timed("anonymized, key B", lambda: anonymizer.anonymize(original, key_b))
-    if model.reversible:
-        back = timed("recovered from the file, key A (right)", lambda: anonymizer.recover(saved, key_a), recovery=True)
+    if anonymizer.method.reversible:
+        back = timed("recovered, right key (A)", lambda: anonymizer.recover(saved, key_a), recovery=True)
         back.save(output / f"{stem}.recovered.png", overwrite=True)
         timed(
-            "recovery attempt, key B (wrong)",
+            "recovered, wrong key (B)",
             lambda: anonymizer.recover(saved, key_b, check_key=False, use_seal=False),
         )
     return rows
 
 
 class _Judge:
-    """Compares faces with the original's by a recogniser, at the places where the original's faces are."""
+    """Compares faces with the original's by two recognisers, at the places where the original's faces are."""
 
-    def __init__(self, recogniser: Recogniser, original: ByteArray, points: npt.NDArray[Any]) -> None:
+    def __init__(self, dlib: Recogniser, sface: Recogniser, original: ByteArray, points: npt.NDArray[Any]) -> None:
         from facezoo.faces.align import similarity
 
-        self._recogniser = recogniser
+        self._recognisers = (dlib, sface)
         self._transforms = np.stack([similarity(five, 128) for five in points])
         self._original = self._embed(original)
 
-    def _embed(self, picture: ByteArray) -> npt.NDArray[np.float64]:
+    def _embed(self, picture: ByteArray) -> list[npt.NDArray[np.float64]]:
         import torch
 
         from facezoo.faces.align import crop_faces_float
@@ -222,14 +245,14 @@ class _Judge:
         crops = crop_faces_float(picture, self._transforms, 128)
         tensor = (torch.from_numpy(crops).permute(0, 3, 1, 2) / 127.5 - 1.0).clamp(-1.0, 1.0)
         with torch.inference_mode():
-            return np.asarray(self._recogniser(tensor).double().numpy())
+            return [np.asarray(network(tensor).double().numpy()) for network in self._recognisers]
 
     def row(self, name: str, section: str, picture: ByteArray, seconds: float, *, recovery: bool = False) -> DemoRow:
         """Judge one picture."""
-        embedded = self._embed(picture)
-        lengths = np.linalg.norm(embedded, axis=1) * np.linalg.norm(self._original, axis=1)
-        cosines = (embedded * self._original).sum(axis=1) / lengths
-        distances = np.linalg.norm(embedded - self._original, axis=1)
+        (dlib, sface), (dlib_original, sface_original) = self._embed(picture), self._original
+        lengths = np.linalg.norm(sface, axis=1) * np.linalg.norm(sface_original, axis=1)
+        cosines = (sface * sface_original).sum(axis=1) / lengths
+        distances = np.linalg.norm(dlib - dlib_original, axis=1)
         return DemoRow(
             name=name,
             section=section,
@@ -245,22 +268,28 @@ class _Judge:
 
 def _table(rows: list[DemoRow]) -> list[str]:
     """The rows as lines of text."""
-    cells = [("MODEL", "SIMILARITY", "DISTANCE", "TAKEN FOR THE ORIGINAL", "SECONDS")]
+    cells = [("MODEL", "DLIB DISTANCE", "TAKEN FOR ORIGINAL", "SFACE SIMILARITY", "SECONDS")]
+    section = ""
     for row in rows:
-        name = row.name if row.section in ("original", "classics") else f"{row.section}: {row.name}"
+        listed = row.section in ("original", "classics")
+        if not listed and row.section != section:
+            cells.append((row.section, "", "", "", ""))
+        section = row.section
         cells.append(
             (
-                name,
-                f"{row.cosine:.3f}",
-                f"{row.euclidean:.3f}",
+                row.name if listed else f"  {row.name}",
+                f"{row.euclidean:.2f}",
                 f"{row.recognised} of {row.faces}",
-                f"{row.seconds:.2f}",
+                f"{row.cosine:.2f}",
+                f"{row.seconds:.1f}" if row.section != "original" else "",
             )
         )
     widths = [max(len(line[column]) for line in cells) for column in range(5)]
     return [
-        line[0].ljust(widths[0])
-        + "".join("  " + text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))
+        (
+            line[0].ljust(widths[0])
+            + "".join("  " + text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))
+        ).rstrip()
         for line in cells
     ]
 
@@ -292,8 +321,13 @@ class _Page:
     y: int = 0
 
 
-def _draw_sheet(rows: list[DemoRow], notes: list[str]) -> Image.Image:
-    """One PNG: the original with the story, the classics in three columns, each learned model in two."""
+def _columns(count: int) -> int:
+    """Columns for the classics: three, or four where that leaves no hole in the last line."""
+    return 4 if count % 4 == 0 else 3
+
+
+def _draw_sheet(rows: list[DemoRow], notes: list[str], points: npt.NDArray[Any]) -> Image.Image:
+    """One PNG: the original with the story, the classics in columns, each learned model in two with close-ups."""
     sections: dict[str, list[DemoRow]] = {}
     for row in rows:
         sections.setdefault(row.section, []).append(row)
@@ -315,17 +349,20 @@ def _draw_sheet(rows: list[DemoRow], notes: list[str]) -> Image.Image:
     for name, members in sections.items():
         if name == "original":
             continue
-        columns = 3 if name == "classics" else 2
+        columns = _columns(len(members)) if name == "classics" else 2
         title = "Classics" if name == "classics" else name
         subtitle = "one way only" if name == "classics" else "learned, controlled by a key, reversible"
         _heading(page, title, subtitle)
         width = (inner - (columns - 1) * _GAP) // columns
         for start in range(0, len(members), columns):
+            shown = points if name == "classics" else None
             bottoms = [
-                _cell(page, row, _MARGIN + index * (width + _GAP), page.y, width)
+                _cell(page, row, _MARGIN + index * (width + _GAP), page.y, width, shown)
                 for index, row in enumerate(members[start : start + columns])
             ]
             page.y = max(bottoms) + 22
+        if name != "classics":
+            _close_ups(page, [*sections["original"], *members], points)
     page.y += 10
     page.draw.text(
         (_MARGIN, page.y),
@@ -345,13 +382,17 @@ def _heading(page: _Page, title: str, subtitle: str) -> None:
     page.y += 92
 
 
-def _cell(page: _Page, row: DemoRow, x: int, y: int, width: int) -> int:
-    """Draw one picture with its caption; returns the lower edge."""
-    height = round(width * row.picture.shape[0] / row.picture.shape[1])
-    picture = Image.fromarray(row.picture).resize((width, height), Image.Resampling.LANCZOS)
-    mask = Image.new("L", (width * 2, height * 2), 0)
-    ImageDraw.Draw(mask).rounded_rectangle((0, 0, width * 2 - 1, height * 2 - 1), radius=24, fill=255)
-    page.image.paste(picture, (x, y), mask.resize((width, height), Image.Resampling.LANCZOS))
+def _cell(page: _Page, row: DemoRow, x: int, y: int, width: int, points: npt.NDArray[Any] | None = None) -> int:
+    """Draw one picture, or the faces of it at ``points``, with its caption; returns the lower edge."""
+    if points is None:
+        height = round(width * row.picture.shape[0] / row.picture.shape[1])
+        picture = Image.fromarray(row.picture).resize((width, height), Image.Resampling.LANCZOS)
+        _paste_rounded(page, picture, x, y)
+    else:
+        gap = 6
+        height = (width - gap * (len(points) - 1)) // len(points)
+        for index, five in enumerate(points):
+            _paste_rounded(page, _close_up(row.picture, five, height), x + index * (height + gap), y, radius=16)
     caption = y + height + 14
     big = width > 800
     page.draw.text((x + 2, caption), row.name, font=_font(28 if big else 26), fill=_INK)
@@ -364,9 +405,49 @@ def _cell(page: _Page, row: DemoRow, x: int, y: int, width: int) -> int:
     page.draw.rounded_rectangle((left, caption + 1, x + width, caption + 35), radius=17, fill=colour)
     page.draw.text((left + 14, caption + 18), text, font=font, fill=(255, 255, 255), anchor="lm")
     page.draw.text(
-        (x + 2, caption + 42), f"dlib distance {row.euclidean:.2f}, similarity {row.cosine:.2f}", font=font, fill=_SOFT
+        (x + 2, caption + 42), f"distance: dlib {row.euclidean:.2f}, SFace {1 - row.cosine:.2f}", font=font, fill=_SOFT
     )
     return caption + 74
+
+
+def _close_ups(page: _Page, rows: list[DemoRow], points: npt.NDArray[Any]) -> None:
+    """The faces enlarged: a line a person, a column a step."""
+    inner = _SHEET_WIDTH - 2 * _MARGIN
+    gap = 20
+    side = (inner - (len(rows) - 1) * gap) // len(rows)
+    font = _font(22)
+    page.y += 8
+    for column, row in enumerate(rows):
+        page.draw.text(
+            (_MARGIN + column * (side + gap) + side / 2, page.y), row.name, font=font, fill=_INK, anchor="ma"
+        )
+    page.y += 40
+    for five in points:
+        for column, row in enumerate(rows):
+            _paste_rounded(page, _close_up(row.picture, five, side), _MARGIN + column * (side + gap), page.y)
+        page.y += side + gap
+    page.y += 12
+
+
+def _close_up(picture: ByteArray, five: npt.NDArray[Any], side: int) -> Image.Image:
+    """One face and its hair, upright, as a square."""
+    box = _inside(five.mean(axis=0), 1.9 * float(np.ptp(five, axis=0).max()), picture.shape[1], picture.shape[0])
+    return Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC, box=box)
+
+
+def _inside(middle: npt.NDArray[Any], half: float, width: int, height: int) -> tuple[float, float, float, float]:
+    """A square of side ``2 half`` about a point, moved (and shrunk if need be) so that it lies in the picture."""
+    half = min(half, width / 2, height / 2)
+    x = float(np.clip(middle[0], half, width - half))
+    y = float(np.clip(middle[1], half, height - half))
+    return (x - half, y - half, x + half, y + half)
+
+
+def _paste_rounded(page: _Page, picture: Image.Image, x: int, y: int, radius: int = 24) -> None:
+    width, height = picture.size
+    mask = Image.new("L", (width * 2, height * 2), 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, width * 2 - 1, height * 2 - 1), radius=radius, fill=255)
+    page.image.paste(picture, (x, y), mask.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def _verdict(row: DemoRow) -> tuple[str, tuple[int, int, int]]:
@@ -374,7 +455,7 @@ def _verdict(row: DemoRow) -> tuple[str, tuple[int, int, int]]:
         colour = _GOOD if row.recognised == row.faces else _BAD if row.recognised == 0 else _MIXED
         return f"{row.recognised} of {row.faces} recognised again", colour
     colour = _GOOD if row.recognised == 0 else _BAD if row.recognised == row.faces else _MIXED
-    return f"{row.recognised} of {row.faces} still recognised", colour
+    return f"{row.recognised} of {row.faces} recognised", colour
 
 
 def _story(page: _Page, x: int, y: int, width: int, notes: list[str]) -> None:
@@ -389,13 +470,13 @@ def _story(page: _Page, x: int, y: int, width: int, notes: list[str]) -> None:
         ),
         (
             "The label says how many faces dlib's recogniser still takes for the original "
-            f"(distance below {THRESHOLD}).",
+            f"(distance below {THRESHOLD}). k-Same mixes the three people with each other.",
             24,
             _SOFT,
         ),
         (
             "Learned models work under a key. Their picture is saved as PNG and recovered from that very file: with "
-            "the right key the people come back, with a wrong key they do not.",
+            "the right key and with a wrong one.",
             24,
             _SOFT,
         ),
