@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -20,7 +20,7 @@ class TrainConfig:
     Attributes:
         batch_size: Pictures a batch and process.
         seed: Seed of weights, order and every random draw.
-        precision: Lightning's precision, e.g. "32-true" or "bf16-mixed".
+        precision: Lightning's precision; bf16-mixed is for machines that compute in bfloat16.
         channels_last: Memory format of the networks (faster convolutions on CPU and GPU).
         compile: Compile each trained network in place (``network.compile()``).
         ema_decay: Decay of the averaged weights that ship.
@@ -33,7 +33,7 @@ class TrainConfig:
 
     batch_size: int = 16
     seed: int = 0
-    precision: str = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = True
     compile: bool = False
     ema_decay: float = 0.999
@@ -42,6 +42,18 @@ class TrainConfig:
     sheet_every_batches: int = 250
     tick_batches: int = 250
     loader_workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses what would fail or never end later, with the name of the setting."""
+        for name in ("batch_size", "log_every_batches", "sheet_every_batches", "tick_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.loader_workers < 0 or self.seed < 0:
+            raise ValueError("loader_workers and seed must not be negative")
+        if not self.save_every_minutes > 0:
+            raise ValueError(f"save_every_minutes must be above 0, not {self.save_every_minutes}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be from 0 to below 1, not {self.ema_decay}")
 
 
 @dataclasses.dataclass(frozen=True)

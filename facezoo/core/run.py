@@ -1,7 +1,7 @@
 """A training run: one command, resumes by itself, ends in a checkpoint of safetensors files.
 
 It needs torch, lightning, safetensors, numpy, the repository and packed data files, nothing else: wandb and kornia are
-imported only when a recipe or an option asks for them.
+imported only when a recipe or an option asks for them, and Pillow only where it is installed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from facezoo.core.preemption import Preemption
 from facezoo.core.recipe import Recipe, load_recipe
 from facezoo.core.sampler import StepSampler
 from facezoo.errors import CheckpointError, InputError, OutputError
+from facezoo.files import atomic_write
 from facezoo.hub.manifest import write_checkpoint
 from facezoo.registry import method_info
 
@@ -109,12 +110,18 @@ def train(
         CheckpointError: the folder holds a run of another configuration, or a broken checkpoint.
         OutputError: the folder cannot be written.
     """
+    _check_machine(accelerator, devices, nodes, max_minutes)
     recipe = load_recipe(recipe_path, overrides)
     folder = Path(output) if output is not None else Path("runs") / recipe.name
-    resume = _prepare_folder(folder, recipe, overwrite)
     settings = recipe.train
     cls = training_class(recipe.method)
-    module = cls(recipe.config, seed=settings.seed)
+    try:
+        module = cls(recipe.config, seed=settings.seed)
+    except ValueError as error:
+        raise InputError(f"{Path(recipe_path).name}: config: {error}") from error
+    resume = _prepare_folder(folder, recipe, overwrite)
+    if resume:
+        _check_resumable(folder / "last.ckpt")
     paths = [Path(path) for path in recipe.data]
     device = torch.device("cuda", 0) if accelerator != "cpu" and torch.cuda.is_available() else torch.device("cpu")
     module.prepare_data_files(paths, device)
@@ -128,22 +135,24 @@ def train(
         for network in module.networks().values():
             network.compile()
 
+    wandb_logger = _wandb_logger(folder, recipe) if wandb else None
     world = devices * nodes
     ema = NetworkEMA(module.shipped, settings.ema_decay)
     log = RunLog(folder, settings.log_every_batches, settings.batch_size)
     shown = data.__getitems__([round(i * (len(data) - 1) / _SHEET_FACES) for i in range(_SHEET_FACES)])
     sheets = SampleSheets(folder, settings.sheet_every_batches, shown, ema)
     preemption = Preemption(folder / "last.ckpt", settings.save_every_minutes, max_minutes)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=devices,
         num_nodes=nodes,
         # Several optimizers over toggled networks: every batch leaves some parameters without a gradient.
         strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
-        precision=settings.precision,  # type: ignore[arg-type]
+        precision=settings.precision,
         max_epochs=-(-module.total_batches // settings.tick_batches) + 1,
         limit_train_batches=settings.tick_batches,
-        logger=_wandb_logger(folder, recipe) if wandb else False,
+        logger=wandb_logger or False,
         # Preemption comes last: what it saves must include this batch's average and log.
         callbacks=[ema, log, sheets, EndOfPhases(), preemption],
         plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
@@ -168,7 +177,6 @@ def train(
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*resume training from.*")
         warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         try:
             trainer.fit(
                 module,
@@ -177,12 +185,14 @@ def train(
                 weights_only=True if resume else None,
             )
         except RuntimeError as error:
-            if resume and "checkpoint" in str(error).lower():
+            if resume and ("checkpoint" in str(error).lower() or "state_dict" in str(error)):
                 raise CheckpointError(
                     f"{folder / 'last.ckpt'} cannot be resumed: {str(error).splitlines()[0]}"
                 ) from error
             raise
     preemption.save(trainer)
+    if wandb_logger is not None and trainer.is_global_zero:
+        wandb_logger.experiment.finish()  # or the next run of this process would go on with this one's
     checkpoint = folder / "checkpoint"
     if trainer.is_global_zero:
         sheets.write(module)
@@ -230,17 +240,11 @@ def _prepare_folder(folder: Path, recipe: Recipe, overwrite: bool) -> bool:
     state = folder / "recipe.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if state.exists() and not overwrite:
-            there = json.loads(state.read_text())
+        if state.exists() and (folder / "last.ckpt").exists() and not overwrite:
+            there = _read_state(state)
             # Lengths, cadence and paths may change between parts of a run; what shapes weights and order may not.
             for part in (wanted, there):
-                for name in (
-                    "save_every_minutes",
-                    "log_every_batches",
-                    "sheet_every_batches",
-                    "loader_workers",
-                    "compile",
-                ):
+                for name in _FREE_SETTINGS:
                     part["train"].pop(name, None)
                 part["config"] = {k: v for k, v in part["config"].items() if not k.endswith("_batches")}
                 part.pop("data"), part.pop("summary")
@@ -252,10 +256,48 @@ def _prepare_folder(folder: Path, recipe: Recipe, overwrite: bool) -> bool:
         elif overwrite:
             for old in ("last.ckpt", "log.csv"):
                 (folder / old).unlink(missing_ok=True)
-        state.write_text(json.dumps(dataclasses.asdict(recipe), indent=2) + "\n")
+        text = json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
+        atomic_write(state, text.encode("ascii"), overwrite=True)
     except OSError as error:
         raise OutputError(f"cannot write the run folder {folder}: {error.strerror}") from error
     return (folder / "last.ckpt").exists()
+
+
+def _read_state(state: Path) -> dict[str, Any]:
+    try:
+        there = json.loads(state.read_text(encoding="utf-8"))
+        fields = {field.name for field in dataclasses.fields(Recipe)}
+        if not isinstance(there, dict) or set(there) != fields:
+            raise ValueError("not a recipe")
+    except ValueError as error:
+        raise CheckpointError(f"{state} is damaged; choose another --output, or --overwrite to start anew") from error
+    return there
+
+
+def _check_machine(accelerator: str, devices: int, nodes: int, max_minutes: float | None) -> None:
+    """Refuses before anything is read or written what Lightning would refuse in many lines."""
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise InputError(f"there is no accelerator {accelerator!r}; choose auto, cpu or gpu")
+    if devices < 1 or nodes < 1:
+        raise InputError(f"devices and nodes must be at least 1, not {devices} and {nodes}")
+    if max_minutes is not None and not max_minutes >= 0:
+        raise InputError(f"max_minutes must not be negative, not {max_minutes}")
+    found = torch.cuda.device_count() if accelerator != "cpu" and torch.cuda.is_available() else 0
+    if accelerator == "gpu" and not found:
+        raise InputError("there is no CUDA device here; use --accelerator cpu, or install a torch build for the GPU")
+    if found and devices > found:
+        raise InputError(f"{devices} devices were asked for and this machine has {found}; use --devices {found}")
+
+
+def _check_resumable(path: Path) -> None:
+    """Looks into the checkpoint of an earlier part before Lightning does, whose errors name neither file nor remedy."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content["facezoo"]["batches_seen"], content["facezoo_ema"], content["state_dict"]
+    except Exception as error:  # zip, pickle and missing keys each raise their own
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint of facezoo; choose another --output, or --overwrite to start anew"
+        ) from error
 
 
 def _difference(there: dict[str, Any], wanted: dict[str, Any]) -> str:
@@ -285,8 +327,8 @@ def _load_networks(module: PhasedModule, folder: Path) -> None:
 
 def _wandb_logger(folder: Path, recipe: Recipe) -> Any:
     try:
+        import wandb  # noqa: F401 - Lightning would look for it only when the first value is logged
         from lightning.pytorch.loggers import WandbLogger
-
-        return WandbLogger(project="facezoo", name=recipe.name, save_dir=str(folder), config=dataclasses.asdict(recipe))
     except ImportError as error:
         raise InputError("logging to wandb needs the package: pip install 'facezoo[train]'") from error
+    return WandbLogger(project="facezoo", name=recipe.name, save_dir=str(folder), config=dataclasses.asdict(recipe))

@@ -1,14 +1,24 @@
-"""Pictures of a training run: sample sheets and learning curves, as PNG files in the run folder."""
+"""Pictures of a training run: sample sheets and learning curves, as PNG files in the run folder.
+
+Texts and lines are drawn by Pillow. On a training machine without it the sheets have no titles and curves are left out
+(``log.csv`` has their numbers).
+"""
 
 from __future__ import annotations
 
 import csv
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+import numpy.typing as npt
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _TITLE_WIDTH = 150
 _BACKGROUND = (250, 250, 248)
@@ -24,21 +34,29 @@ def save_sheet(path: Path, rows: Sequence[tuple[str, Tensor]], caption: str = ""
         rows: ``(title, (B, 3, S, S) in [-1, 1])``.
         caption: A line above the rows.
     """
-    font = ImageFont.load_default(size=13)
     size, columns = rows[0][1].shape[-1], max(len(pictures) for _, pictures in rows)
     gap, top = 3, 24 if caption else 0
-    sheet = Image.new("RGB", (_TITLE_WIDTH + columns * (size + gap), top + len(rows) * (size + gap)), _BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    if caption:
-        draw.text((6, 5), caption, fill=_INK, font=font)
-    for r, (title, pictures) in enumerate(rows):
+    sheet = np.empty((top + len(rows) * (size + gap), _TITLE_WIDTH + columns * (size + gap), 3), dtype=np.uint8)
+    sheet[:] = _BACKGROUND
+    for r, (_, pictures) in enumerate(rows):
         y = top + r * (size + gap)
-        for i, line in enumerate(_wrap(title, 20)):
-            draw.text((6, y + 4 + 16 * i), line, fill=_INK, font=font)
         pixels = ((pictures.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
         for c, picture in enumerate(pixels):
-            sheet.paste(Image.fromarray(picture), (_TITLE_WIDTH + c * (size + gap), y))
-    _save(sheet, path)
+            x = _TITLE_WIDTH + c * (size + gap)
+            sheet[y : y + size, x : x + size] = picture
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        _replace(path, _png(sheet))
+        return
+    titled = Image.fromarray(sheet)
+    draw, font = ImageDraw.Draw(titled), ImageFont.load_default(size=13)
+    if caption:
+        draw.text((6, 5), caption, fill=_INK, font=font)
+    for r, (title, _) in enumerate(rows):
+        for i, line in enumerate(_wrap(title, 20)):
+            draw.text((6, top + r * (size + gap) + 4 + 16 * i), line, fill=_INK, font=font)
+    _save(titled, path)
 
 
 def _wrap(text: str, width: int) -> list[str]:
@@ -55,8 +73,12 @@ def save_curves(log: Path, path: Path) -> None:
 
     Args:
         log: The csv file; empty cells are left out.
-        path: PNG file to write.
+        path: PNG file to write; without Pillow it is not.
     """
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError:
+        return
     series = read_log(log)
     if not series:
         return
@@ -103,3 +125,22 @@ def _save(image: Image.Image, path: Path) -> None:
     temporary = path.with_name(path.name + ".part")
     image.save(temporary, format="PNG")
     temporary.replace(path)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """An RGB picture ``(H, W, 3)`` as a PNG file (the format's plainest form: 8 bits, no filters)."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    height, width, _ = pixels.shape
+    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 6)) + chunk(b"IEND", b"")
