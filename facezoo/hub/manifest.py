@@ -10,7 +10,11 @@ manifest of a bundled checkpoint is itself compared with ``facezoo/checkpoints/r
      "name": "identity_rotation.faces128", "method": "identity_rotation", "version": "1.0.0", "status": "trained",
      "summary": "one line", "crop_size": 128, "config": {...}, "preprocessing": {...},
      "files": {"generator.safetensors": {"sha256": "...", "bytes": 123}},
-     "metrics": {...}, "licence": "Apache-2.0", "training": {...}, "card": {"section title": "text", ...}}
+     "metrics": {...}, "licence": "Apache-2.0", "training": {...}, "card": {"section title": "text", ...},
+     "checksum": "..."}
+
+``checksum`` is over all other fields: it finds damage, not malice. It is written always, and may be left out of a
+manifest that was edited by hand.
 
 torch, safetensors and huggingface_hub are imported when they are first needed.
 """
@@ -98,6 +102,9 @@ _DEFAULTS: Final[dict[str, object]] = {
 }
 """Fields that ``write_checkpoint`` fills in when the caller leaves them out."""
 
+_CHECKSUM: Final = "checksum"
+"""The one field that may be missing."""
+
 _NAME: Final = re.compile(r"[a-z0-9_]+\.[a-z0-9_\-]+")
 _FILE: Final = re.compile(r"[A-Za-z0-9_\-]+\.safetensors")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -131,6 +138,12 @@ def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return result
 
 
+def _checksum(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 over every field but the checksum itself."""
+    content = {name: value for name, value in manifest.items() if name != _CHECKSUM}
+    return sha256_bytes(json.dumps(content, sort_keys=True, separators=(",", ":")).encode())
+
+
 def _check_manifest(manifest: object, where: Path) -> dict[str, Any]:
     """Check fields and types; returns the manifest."""
 
@@ -148,7 +161,7 @@ def _check_manifest(manifest: object, where: Path) -> dict[str, Any]:
         )
     if missing := sorted(set(_FIELDS) - set(manifest)):
         raise wrong(f"{MANIFEST_NAME} lacks {', '.join(missing)}")
-    if unknown := sorted(set(manifest) - set(_FIELDS)):
+    if unknown := sorted(set(manifest) - set(_FIELDS) - {_CHECKSUM}):
         raise wrong(f"{MANIFEST_NAME} has unknown fields: {', '.join(map(str, unknown))}")
     for field, kind in _FIELDS.items():
         if not isinstance(manifest[field], kind) or isinstance(manifest[field], bool):
@@ -169,6 +182,8 @@ def _check_manifest(manifest: object, where: Path) -> dict[str, Any]:
             raise wrong(f"the sha256 of {name} is malformed")
         if not isinstance(entry["bytes"], int) or isinstance(entry["bytes"], bool) or entry["bytes"] < 0:
             raise wrong(f"the size of {name} is malformed")
+    if _CHECKSUM in manifest and manifest[_CHECKSUM] != _checksum(manifest):
+        raise wrong(f"{MANIFEST_NAME} is damaged or was edited (its checksum is wrong)")
     return manifest
 
 
@@ -497,6 +512,7 @@ def write_checkpoint(
     full: dict[str, Any] = {**_DEFAULTS, **manifest}
     full["files"] = {name: {"sha256": sha256_bytes(data), "bytes": len(data)} for name, data in contents.items()}
     try:
+        full[_CHECKSUM] = _checksum(json.loads(json.dumps(full, allow_nan=False)))
         text = json.dumps(full, indent=2, sort_keys=True, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the manifest holds a value that JSON cannot hold ({error})") from error

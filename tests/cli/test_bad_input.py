@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,88 @@ def test_disk_full_leaves_nothing(cli, face_file, out, monkeypatch):
     assert files_under(out) == []
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX limits")
+def test_a_real_file_size_limit_leaves_nothing(face_file, out):
+    """The operating system itself refuses the write: the picture is larger than a file may be, the record is not."""
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
+        "from facezoo.cli import main; raise SystemExit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "anonymize", str(face_file), "-o", str(out / "x.png"), *BLUR]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 7
+    assert len(done.stderr.splitlines()) == 1
+    assert "too big" in done.stderr
+    assert files_under(out) == []
+
+
+def test_output_folder_that_cannot_be_made_is_noticed_before_any_work(cli, face_file, out, monkeypatch):
+    monkeypatch.setattr("facezoo.batch.run_jobs", lambda *_, **__: pytest.fail("work was started"))
+    run = cli("anonymize", face_file.parent, "-o", "/proc/facezoo-test/out", *BLUR)
+    assert run.code == 7
+    assert "/proc/facezoo-test" in run.error_line()
+
+
+def test_output_folder_goes_away_when_nothing_came_into_it(cli, empty_scene, out):
+    folder = out / "deep" / "er"
+    run = cli("anonymize", empty_scene, empty_scene, "-o", folder, *BLUR)
+    assert run.code == 2  # both would be written to one file
+    album = out / "album"
+    album.mkdir()
+    shutil.copy(empty_scene, album / "a.png")
+    assert cli("anonymize", album, "-o", folder, *BLUR).code == 3
+    assert sorted(path.name for path in out.iterdir()) == ["album"]
+
+
+def test_a_folder_into_what_looks_like_a_file(cli, face_file, out):
+    run = cli("anonymize", face_file.parent, "-o", out / "x.png", *BLUR)
+    assert run.code == 7
+    assert "need a folder" in run.error_line()
+    assert not (out / "x.png").exists()
+
+
+def test_names_that_are_too_long(cli, face_file, out):
+    run = cli("anonymize", face_file, "-o", out / f"{'x' * 300}.png", *BLUR)
+    assert run.code == 7
+    assert "too long" in run.error_line()
+    run = cli("anonymize", out / f"{'x' * 300}.png", "-o", out / "x.png", *BLUR)
+    assert run.code == 2
+    assert "too long" in run.error_line()
+    assert files_under(out) == []
+
+
+def test_names_with_line_breaks_stay_one_line(cli, empty_scene, out, tmp_path):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for name in ("new\nline.png", "esc\x1b[2J.png"):
+        shutil.copy(empty_scene, folder / name)
+    run = cli("anonymize", folder, "-o", out, *BLUR)
+    assert run.code == 3
+    assert [line.split(":")[0] for line in run.err.splitlines()] == ["facezoo"] * 3
+    assert "\x1b" not in run.err
+
+
+def test_pictures_of_every_size_in_one_folder(cli, face_file, out, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    Image.new("RGB", (1, 1)).save(folder / "dot.png")
+    Image.new("RGB", (3000, 2)).save(folder / "line.png")
+    portrait().resize((150, 168)).save(folder / "small.png")
+    portrait().resize((1200, 1344)).convert("L").save(folder / "large.jpg")
+    run = cli("anonymize", folder, "-o", out, *BLUR, "--no-record")
+    assert run.code == 3
+    assert "2 of 4 pictures failed" in run.err
+    assert files_under(out) == ["large.png", "small.png"]
+    with Image.open(out / "large.png") as large:
+        assert large.size == (1200, 1344)
+
+
+def test_no_face_names_the_picture(cli, empty_scene, out):
+    assert str(empty_scene) in cli("anonymize", empty_scene, "-o", out / "x.png", *BLUR).error_line()
+
+
 def test_existing_output_stays_and_overwrite_replaces_it(cli, face_file, out):
     target = out / "x.png"
     target.write_bytes(b"mine")
@@ -195,6 +279,15 @@ def test_unknown_detector(cli, face_file, out):
     assert "yunet" in run.error_line()
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "teapot"])
+def test_device_that_is_not_there(cli, face_file, tiny_model, key_file, out, device):
+    args = ("--model", tiny_model, "--key-file", key_file, "--verify", "off")
+    run = cli("anonymize", face_file, "-o", out / "x.png", *args, "--device", device)
+    assert run.code == 2
+    assert "use cpu" in run.error_line()
+    assert files_under(out) == []
+
+
 @pytest.mark.parametrize("argv", [["anonymize"], ["nonsense"], [], ["anonymize", "a", "-o", "b", "--workers", "0"]])
 def test_usage_errors_are_one_line(cli, argv):
     run = cli(*argv)
@@ -231,6 +324,65 @@ def test_damaged_key_file(cli, face_file, tiny_model, tmp_path, out):
     assert "AAAA" not in run.error_line()
     key.unlink()
     assert cli("anonymize", face_file, "-o", out / "x.png", "--model", tiny_model, "--key-file", key).code == 4
+
+
+@pytest.mark.parametrize("words", [["--key", "hunter2"], ["--passphrase=hunter2"], ["--password", "hunter2"]])
+def test_a_key_on_the_command_line_is_refused_and_not_repeated(cli, face_file, out, words):
+    run = cli("anonymize", face_file, "-o", out / "x.png", *BLUR, *words)
+    assert run.code == 4
+    assert "--key-file" in run.error_line()
+    assert "hunter2" not in run.err + run.out
+    assert files_under(out) == []
+
+
+def test_values_of_unknown_options_are_not_repeated(cli, face_file, out):
+    run = cli("anonymize", face_file, "-o", out / "x.png", *BLUR, "--my-key=hunter2")
+    assert run.code == 2
+    assert "--my-key" in run.error_line()
+    assert "hunter2" not in run.err
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\x00\xff" * 20, b"facezoo-key-v1:", b"-----BEGIN KEY-----\n"])
+def test_key_files_that_hold_no_key(cli, face_file, tiny_model, tmp_path, out, content):
+    key = tmp_path / "bad.key"
+    key.write_bytes(content)
+    run = cli("anonymize", face_file, "-o", out / "x.png", "--model", tiny_model, "--key-file", key)
+    assert run.code == 4
+    assert "bad.key" in run.error_line()
+    assert files_under(out) == []
+
+
+@pytest.mark.parametrize(("form", "key"), [("six-digits", "98765"), ("six-digits", "abcdef"), ("bits", "0102")])
+def test_key_of_the_wrong_form_or_length(cli, face_file, tiny_model, tmp_path, out, form, key):
+    path = tmp_path / "typed.txt"
+    path.write_text(key + "\n")
+    args = ("--model", tiny_model, "--key-file", path, "--key-form", form)
+    run = cli("anonymize", face_file, "-o", out / "x.png", *args)
+    assert run.code == 4
+    assert key not in run.error_line()
+    assert files_under(out) == []
+
+
+def test_wrong_key_without_a_record_writes_nothing_unless_asked(cli, face_file, tiny_model, key_file, tmp_path, out):
+    args = ("--model", tiny_model, "--verify", "off", "--no-record")
+    assert cli("anonymize", face_file, "-o", out / "x.png", "--key-file", key_file, *args).code == 0
+    other = tmp_path / "other.key"
+    cli("key", "new", other)
+    back = ("recover", out / "x.png", "-o", out / "back.png", "--key-file", other, "--model", tiny_model)
+    run = cli(*back)
+    assert run.code == 4
+    assert "wrong key" in run.error_line()
+    assert files_under(out) == ["x.png"]
+    forced = cli(*back, "--allow-unverified")
+    assert forced.code == 0, forced.err
+    assert "NOT verified" in forced.out
+
+
+def test_an_error_nobody_thought_of_is_one_line(cli, face_file, out, monkeypatch):
+    monkeypatch.setattr("facezoo.hub.manifest.resolve_model", lambda *_, **__: 1 / 0)
+    run = cli("anonymize", face_file, "-o", out / "x.png", *BLUR)
+    assert run.code == 1
+    assert "FACEZOO_DEBUG=1" in run.error_line()
 
 
 def test_key_new_never_replaces(cli, key_file):
@@ -278,6 +430,26 @@ def test_flipped_byte_in_a_file_that_the_method_does_not_read(cli, face_file, ti
     assert _anonymize_with(cli, face_file, tiny_model, key_file, out).code == 5
 
 
+def test_weights_that_the_manifest_does_not_name(cli, face_file, tiny_model, key_file, out):
+    path = tiny_model / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"].pop("extra.safetensors")
+    manifest.pop("checksum")
+    path.write_text(json.dumps(manifest))
+    run = _anonymize_with(cli, face_file, tiny_model, key_file, out)
+    assert run.code == 5
+    assert "does not name" in run.error_line()
+
+
+def test_one_flipped_byte_in_the_manifest(cli, face_file, tiny_model, key_file, out):
+    path = tiny_model / "manifest.json"
+    path.write_text(path.read_text().replace('"size": 64', '"size": 65'))
+    run = _anonymize_with(cli, face_file, tiny_model, key_file, out)
+    assert run.code == 5
+    assert "manifest.json" in run.error_line()
+    assert files_under(out) == []
+
+
 def test_missing_and_truncated_weights(cli, face_file, tiny_model, key_file, out):
     weights = tiny_model / "generator.safetensors"
     weights.write_bytes(weights.read_bytes()[:-3])
@@ -292,6 +464,7 @@ def test_method_of_the_checkpoint_is_unknown(cli, face_file, tiny_model, key_fil
     path = tiny_model / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["method"], manifest["name"] = "mystery", "mystery.test"
+    manifest.pop("checksum")
     path.write_text(json.dumps(manifest))
     run = _anonymize_with(cli, face_file, tiny_model, key_file, out)
     assert run.code in (2, 5)

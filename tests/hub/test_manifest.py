@@ -24,6 +24,7 @@ def folder(tmp_path: Path) -> Path:
 def edit(folder: Path, **changes: object) -> None:
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
+    manifest.pop("checksum")  # what is tested is the check of the field itself
     for name, value in changes.items():
         if value is None:
             manifest.pop(name)
@@ -88,6 +89,29 @@ def test_every_flipped_byte_is_found(folder, position):
     for check in (hub.verify_files, hub.load_networks):
         with pytest.raises(CheckpointError, match=r"generator\.safetensors"):
             check(folder, manifest)
+
+
+def test_every_flipped_byte_of_the_manifest_is_found(folder):
+    path = folder / "manifest.json"
+    good = path.read_bytes()
+    for position in range(len(good)):
+        data = bytearray(good)
+        data[position] ^= 0x01
+        path.write_bytes(bytes(data))
+        with pytest.raises(CheckpointError):
+            hub.read_manifest(folder)
+
+
+def test_a_manifest_edited_by_hand_may_leave_its_checksum_out(folder):
+    edit(folder, summary="mine")
+    assert hub.read_manifest(folder)[0]["summary"] == "mine"
+
+
+def test_weights_that_the_manifest_does_not_name_are_refused(folder):
+    manifest, _ = hub.read_manifest(folder)
+    manifest["files"].pop("generator.safetensors")
+    with pytest.raises(CheckpointError, match=r"generator\.safetensors.*does not name"):
+        hub.verify_files(folder, manifest)
 
 
 def test_missing_and_truncated_files(folder):
@@ -171,6 +195,15 @@ def test_names_lead_to_bundled_checkpoints(tmp_path):
             hub.resolve_model(str(tmp_path))
         with pytest.raises(CheckpointError, match="no checkpoint"):
             hub.resolve_model("tiny_swap", checkpoints=tmp_path / "none")
+        with pytest.raises(UnknownNameError, match=r"none.*give its folder"):
+            hub.resolve_model("tiny_swap.test", checkpoints=tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "nowhere/", "../nowhere", "x" * 300])
+def test_a_path_that_does_not_exist_is_not_looked_up_in_the_network(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # an import would fail
+    with pytest.raises(UnknownNameError, match=r"facezoo list|unknown model"):
+        hub.resolve_model(name)
 
 
 def test_changed_manifest_of_a_bundled_checkpoint_is_refused(tmp_path):
