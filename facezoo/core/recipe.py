@@ -104,7 +104,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise InputError(f"override {override!r}: {parent} is not a section of the recipe")
-        target[leaf] = yaml.safe_load(text)
+        try:
+            target[leaf] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"override {override!r}: the value is not YAML; put a text into quotes") from error
     train = build_strict(TrainConfig, raw.get("train") or {}, f"{path.name}: train")
     if isinstance(raw.get("data"), str):
         raw["data"] = [raw["data"]]
