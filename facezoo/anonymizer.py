@@ -462,8 +462,7 @@ class Anonymizer:
         seed = secrets.randbits(62)
         base = FaceContext(points=None, key=key, seed=seed, options=self.options)
         output = self._apply(rgb, chosen, base) if chosen else rgb.copy()
-        sizes = [self.method.crop_size or _own_size(item.face.points) for item in chosen]
-        rectangles = _changed_rectangles(rgb, output, chosen, sizes)
+        rectangles = _changed_rectangles(rgb, output, chosen, [self._quad(item) for item in chosen])
 
         faces = [FaceRecord.of(item.face.box, item.face.points, item.face.score) for item in chosen]
         record = self._record((width, height), faces, self.method.options_record(base), run, named_key, salt)
@@ -725,6 +724,11 @@ class Anonymizer:
             raise FacezooError(f"{self.model} returned unusable transforms; nothing was written")
         return np.asarray(placed, dtype=np.float64)
 
+    def _quad(self, item: _Found) -> DoubleArray:
+        """Corners in the picture of the crop in which the method changes a face: (4, 2)."""
+        size = self.method.crop_size or _own_size(item.face.points)
+        return align.crop_quad(self._transforms([item], size)[0], size)
+
     def _apply_group(self, rgb: ByteArray, found: list[_Found], size: int, context: FaceContext) -> ByteArray:
         transforms = self._transforms(found, size)
         # Only what is read again from the picture needs exact crops, and the back-projection, most of the pasting.
@@ -915,9 +919,18 @@ def _is_sealed(record: PictureRecord) -> bool:
 
 
 def _changed_rectangles(
-    before: ByteArray, after: ByteArray, found: list[_Found], sizes: list[int]
+    before: ByteArray, after: ByteArray, found: list[_Found], quads: list[DoubleArray]
 ) -> list[tuple[int, int, int, int]]:
-    """For each face the smallest rectangle (x, y, w, h) that holds every pixel changed within its crop of that size.
+    """For each face the smallest rectangle (x, y, w, h) that holds every pixel changed within its crop.
+
+    Args:
+        before: the picture.
+        after: the finished picture.
+        found: its faces.
+        quads: (4, 2) corners of each face's crop in the picture.
+
+    Returns:
+        The rectangles.
 
     Raises:
         FacezooError: a face is the same as before in the finished picture.
@@ -927,8 +940,7 @@ def _changed_rectangles(
     covered = np.zeros((height, width), dtype=bool)
     differs = before != after
     changed = differs[..., 0] | differs[..., 1] | differs[..., 2]  # a tenth of the time that .any(axis=2) takes
-    for item, size in zip(found, sizes, strict=True):
-        quad = align.crop_quad(align.similarity(item.face.points, size), size)
+    for item, quad in zip(found, quads, strict=True):
         margin = 1  # for the rounding of the corners
         x0, y0 = np.maximum(np.floor(quad.min(axis=0)).astype(int) - margin, 0)
         x1, y1 = np.minimum(np.ceil(quad.max(axis=0)).astype(int) + margin + 1, (width, height))

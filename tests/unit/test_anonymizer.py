@@ -253,6 +253,16 @@ def test_one_unchanged_face_of_several_fails_the_picture(tiny, two, monkeypatch)
         tiny.anonymize(two, KEY, verify="off")
 
 
+def test_crops_that_the_method_moves_are_its_own(tiny, two, monkeypatch):
+    """What is changed, checked and sealed is where the method wants its crops, not where the points put them."""
+    monkeypatch.setattr(TinySwap, "place_crops", lambda self, transforms: transforms + np.float64([[0, 0, 9], [0, 0, -7]]))
+    result = tiny.anonymize(two, KEY, seal=True, verify="off")
+    back = tiny.recover(result.picture, KEY, record=result.record)
+    assert (back.picture.pixels == two).all()
+    plain = tiny.recover(result.picture, KEY, record=result.record, use_seal=False)
+    assert [face.verified for face in plain.report.faces] == [True, True]
+
+
 def test_aligned_tensors(tiny):
     faces = torch.rand(3, 3, SIZE, SIZE) * 1.2 - 0.6
     covered = tiny.anonymize_faces(faces, KEY)
