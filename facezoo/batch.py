@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from facezoo.errors import (
-    CheckpointError,
     FacezooError,
     InputError,
     KeyMaterialError,
@@ -514,10 +513,10 @@ class Processor:
             raise InputError(f"{job.source} has no record beside it: say which model made it with --model NAME")
         try:
             return self._anonymizer(record.model)
-        except (UnknownNameError, CheckpointError) as error:
-            raise type(error)(
-                f"the record of {job.source} names the model {record.model}, which cannot be loaded here ({error}); "
-                "give its checkpoint with --model FOLDER"
+        except UnknownNameError as error:
+            raise UnknownNameError(
+                f"the record of {job.source} names the model {record.model}, which is not bundled here; give its "
+                "checkpoint with --model FOLDER"
             ) from error
 
     def _save(self, result: Result, job: Job) -> None:
