@@ -156,9 +156,7 @@ class Report:
 def _not_verified(face: FaceReport) -> str:
     """What a face whose code does not fit the key means; a record has told already that the key is the right one."""
     if face.origin == "record":
-        return (
-            "NOT verified: the key is right but what the picture hides could not be read; expect a poor likeness"
-        )
+        return "NOT verified: the key is right but what the picture hides could not be read; expect a poor likeness"
     return "NOT verified: wrong key or a damaged picture"
 
 
@@ -177,6 +175,11 @@ class Result:
     record: PictureRecord | None
     report: Report
     _key: Key | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Size and faces; no pixels."""
+        height, width = self.picture.pixels.shape[:2]
+        return f"<facezoo.Result: {width}x{height}, {len(self.report.faces)} faces>"
 
     def save(
         self,
@@ -427,6 +430,8 @@ class Anonymizer:
             FacezooError: the method failed on a face.
         """
         _check_key(key)
+        if no_face not in ("refuse", "copy"):
+            raise InputError(f"no_face must be refuse or copy, not {no_face!r}")
         if seal and key is None:
             raise KeyMaterialError("sealing needs a key: give a passphrase or a key file")
         if self.method.requires_key and key is None:
@@ -1011,8 +1016,10 @@ def _record_for(
         return None
     if isinstance(record, PictureRecord):
         return record
-    if record is not None:
+    if isinstance(record, str | os.PathLike):
         return read_record(record)
+    if record is not None:
+        raise RecordError(f"a record is a path, a PictureRecord, False or None, not {type(record).__name__}")
     if isinstance(picture, str | os.PathLike) and Path(picture).is_file():
         return find_record(picture)
     return None
@@ -1062,6 +1069,8 @@ def _points_in_crops(found: list[_Found], transforms: DoubleArray) -> npt.NDArra
 
 
 def _crop_points(points: npt.ArrayLike | None, faces: Tensor) -> npt.NDArray[np.float32] | None:
+    if not isinstance(faces, Tensor):
+        raise InputError(f"aligned faces are a torch tensor (B, 3, S, S) in [-1, 1], not {type(faces).__name__}")
     if points is None:
         return None
     array = np.asarray(points, dtype=np.float32)

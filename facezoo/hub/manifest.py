@@ -399,6 +399,8 @@ def resolve_model(
         UnknownNameError: nothing of that name; the message lists what there is.
         CheckpointError: found, but damaged or not reachable.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise UnknownNameError(f"a model's name is text or a path, not {type(name).__name__}; see `facezoo list`")
     text = os.fspath(name)
     if not text or "\x00" in text:
         raise UnknownNameError("the model's name is empty or malformed; see `facezoo list`")

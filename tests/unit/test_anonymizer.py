@@ -255,7 +255,9 @@ def test_one_unchanged_face_of_several_fails_the_picture(tiny, two, monkeypatch)
 
 def test_crops_that_the_method_moves_are_its_own(tiny, two, monkeypatch):
     """What is changed, checked and sealed is where the method wants its crops, not where the points put them."""
-    monkeypatch.setattr(TinySwap, "place_crops", lambda self, transforms: transforms + np.float64([[0, 0, 9], [0, 0, -7]]))
+    monkeypatch.setattr(
+        TinySwap, "place_crops", lambda self, transforms: transforms + np.float64([[0, 0, 9], [0, 0, -7]])
+    )
     result = tiny.anonymize(two, KEY, seal=True, verify="off")
     back = tiny.recover(result.picture, KEY, record=result.record)
     assert (back.picture.pixels == two).all()
@@ -401,3 +403,22 @@ def test_version_is_the_package_version(repository):
     assert project.get("version", facezoo.__version__) == facezoo.__version__
     for name in facezoo.__all__:
         assert getattr(facezoo, name) is not None
+
+
+def test_arguments_of_the_wrong_type_are_one_clear_error(blur, tiny, two, tmp_path):
+    with pytest.raises(InputError, match="no_face"):
+        blur.anonymize(two, no_face="skip")
+    with pytest.raises(RecordError, match="int"):
+        tiny.recover(two, KEY, record=5)
+    with pytest.raises(InputError, match="torch tensor"):
+        tiny.anonymize_faces(np.zeros((1, 3, SIZE, SIZE), np.float32), KEY)
+    with pytest.raises(FacezooError, match="NoneType"):
+        facezoo.from_pretrained(None)
+    with pytest.raises(InputError, match="cannot be used here"):
+        facezoo.from_pretrained(write_tiny_checkpoint(tmp_path / "tiny_swap.device"), device="teapot")
+
+
+def test_texts_show_neither_pixels_nor_key(tiny, two):
+    result = tiny.anonymize(two, KEY, verify="off")
+    assert repr(result) == "<facezoo.Result: 600x336, 2 faces>"
+    assert KEY._master.hex() not in repr((tiny, KEY, result.record))
