@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +41,41 @@ def test_the_wheel_holds_what_the_package_needs_and_nothing_else(wheel: Path, re
     assert strangers == set()
     assert "facezoo/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    # Weights of others come with their licences.
+    for folder, count in (("recognition", 2), ("detection", 2)):
+        inside = {name for name in names if name.startswith(f"facezoo/assets/{folder}/")}
+        assert sum(name.endswith((".safetensors", ".onnx")) for name in inside) == count
+        assert sum("LICENSE" in name for name in inside) >= count
     # A set of faces must never slip into a release.
     assert not any("packed" in name and name.endswith(".safetensors") for name in names)
 
 
+@pytest.mark.slow
+def test_the_sdist_builds_the_same_wheel(wheel: Path, repository: Path, tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--directory", str(tmp_path)]
+    done = subprocess.run([*build, "--target", "sdist"], cwd=repository, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as source:
+        names = {name.partition("/")[2] for name in source.getnames()}
+        source.extractall(tmp_path / "source", filter="data")
+    assert {
+        "tests/conftest.py",
+        "recipes/identity_rotation/faces128_cpu.yaml",
+        "constraints/cpu.txt",
+        "Makefile",
+    } <= names
+    assert not {name.partition("/")[0] for name in names} & {"packed", "runs", "shared", ".venv", "demo_out"}
+    (unpacked,) = (tmp_path / "source").iterdir()
+    done = subprocess.run([*build, "--target", "wheel"], cwd=unpacked, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (second,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as a, zipfile.ZipFile(second) as b:
+        contents = [{entry.filename: entry.CRC for entry in archive.infolist()} for archive in (a, b)]
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.slow
 def test_the_installed_wheel_runs_the_demo_without_network(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=False, symlinks=True)
