@@ -381,7 +381,9 @@ def _add_train(commands: Commands) -> None:
         "  facezoo train recipe.yaml --output runs/mine --set data=packed/mine.safetensors --set train.batch_size=8",
         " Run the same command again to go on where it stopped. Ends in a checkpoint that --model takes.",
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file of recipes/")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a YAML file, or one that ships, such as identity_rotation/faces128_cpu"
+    )
     parser.add_argument("-o", "--output", metavar="FOLDER", help="run folder (default: runs/<recipe's name>)")
     parser.add_argument("--max-minutes", type=_minutes, metavar="M", help="stop (and save) after this time")
     parser.add_argument(
@@ -397,7 +399,7 @@ def _add_train(commands: Commands) -> None:
     )
     parser.add_argument("--devices", type=_positive, default=1, metavar="N", help="processes on this machine")
     parser.add_argument("--nodes", type=_positive, default=1, metavar="N", help="machines")
-    parser.add_argument("--init-from", metavar="FOLDER", help="checkpoint whose networks a new run starts from")
+    parser.add_argument("--init-from", metavar="MODEL", help="model or checkpoint folder that a new run starts from")
     parser.add_argument("--overwrite", action="store_true", help="start anew although the folder holds a run")
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too (WANDB_MODE=offline works)")
     parser.set_defaults(command=_train)
@@ -858,7 +860,14 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from facezoo.hub.manifest import resolve_model
+
     run = _import("facezoo.core.run", "training", "train")
+    init_from = arguments.init_from
+    if init_from is not None and not Path(init_from).is_dir():
+        init_from = resolve_model(init_from).folder
+        if init_from is None:
+            raise InputError(f"{arguments.init_from} has no weights to start from; name a checkpoint (facezoo list)")
     result = run.train(
         arguments.recipe,
         output=arguments.output,
@@ -869,7 +878,7 @@ def _train(arguments: argparse.Namespace) -> int:
         nodes=arguments.nodes,
         overwrite=arguments.overwrite,
         wandb=arguments.wandb,
-        init_from=arguments.init_from,
+        init_from=init_from,
     )
     ended = "finished" if result.finished else f"stopped by {result.stopped_by}; the same command goes on"
     print(f"{result.folder}: {result.batches_seen} batches, {ended}")

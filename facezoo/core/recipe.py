@@ -77,13 +77,31 @@ class Recipe:
     data: tuple[str, ...]
 
 
+def _found(path: str | Path) -> Path:
+    """The file itself, or else the recipe of that name that ships, with or without ``recipes/`` and ``.yaml``."""
+    path = Path(path)
+    if path.exists():
+        return path
+    package = Path(__file__).resolve().parents[1]
+    parts = path.parts[1:] if path.parts[:1] == ("recipes",) else path.parts
+    for root in (package / "recipes", package.parent / "recipes"):  # in the wheel; in the repository
+        for name in (Path(*parts), Path(*parts).with_suffix(".yaml")):
+            if ".." not in parts and not path.is_absolute() and (root / name).is_file():
+                return root / name
+    return path
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe and applies overrides such as ``train.batch_size=8`` or ``config.size=64``.
+
+    Args:
+        path: A file, or the name of a recipe that ships, such as ``identity_rotation/faces128_cpu``.
+        overrides: ``key=value`` changes.
 
     Raises:
         InputError: No such file, not YAML, unknown key, override without ``=``.
     """
-    path = Path(path)
+    path = _found(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -150,7 +150,9 @@ def train(
         # Several optimizers over toggled networks: every batch leaves some parameters without a gradient.
         strategy=DDPStrategy(find_unused_parameters=True) if world > 1 else "auto",
         precision=settings.precision,
-        max_epochs=-(-module.total_batches // settings.tick_batches) + 1,
+        # No limit: each stop in the middle of a tick costs an epoch, so any number of them can run out before the
+        # batches do. EndOfPhases ends the run.
+        max_epochs=-1,
         limit_train_batches=settings.tick_batches,
         logger=wandb_logger or False,
         # Preemption comes last: what it saves must include this batch's average and log.

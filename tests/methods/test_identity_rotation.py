@@ -378,12 +378,13 @@ class TestTraining:
             assert not (same and learned), f"{name} did not learn"
 
     def test_stopped_run_goes_on_bit_for_bit(self, recipe, trained, tmp_path):
-        halves = [
-            train(recipe, output=tmp_path / "halves", accelerator="cpu", max_minutes=limit) for limit in (0.0, None)
+        pieces = [
+            train(recipe, output=tmp_path / "pieces", accelerator="cpu", max_minutes=0.0)
+            for _ in range(trained.batches_seen)  # a batch each
         ]
-        assert not halves[0].finished
-        assert halves[1].finished
-        a, b = (torch.load(r.folder / "last.ckpt", weights_only=True) for r in (trained, halves[1]))
+        assert [piece.batches_seen for piece in pieces] == list(range(1, trained.batches_seen + 1))
+        assert [piece.finished for piece in pieces] == [False] * (trained.batches_seen - 1) + [True]
+        a, b = (torch.load(r.folder / "last.ckpt", weights_only=True) for r in (trained, pieces[-1]))
         for name, value in a["state_dict"].items():
             assert torch.equal(value, b["state_dict"][name]), name
         for network, state in a["facezoo_ema"]["networks"].items():
