@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional
 
 import facezoo
 from facezoo.demo import demo_picture
@@ -82,10 +81,10 @@ def test_public_domain_picture_there_and_back(name: str, tmp_path: Path):
         options = {} if record is None else {"record": False}
         right = model.recover(saved, RIGHT, **options)
         assert all(face.verified for face in right.report.faces)
-        assert (distances(right.picture.rgb) < 0.45).all()
+        assert (distances(right.picture.pixels) < 0.45).all()
     wrong = model.recover(saved, WRONG, record=False)
     assert not any(face.verified for face in wrong.report.faces)
-    assert (distances(wrong.picture.rgb) > 0.5).all()
+    assert (distances(wrong.picture.pixels) > 0.5).all()
 
 
 @pytest.mark.slow
@@ -118,6 +117,6 @@ def test_recovered_crops_are_the_original(name: str):
     hidden = ((model.anonymize_faces(faces, RIGHT) + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
     back = model.recover_faces(hidden, RIGHT)
     assert all(back.verified)
-    psnr = 10 * torch.log10(4 / (back.faces - faces).square().flatten(1).mean(1))
-    assert (psnr > 25).all()
-    assert functional.l1_loss(hidden, faces) > 3 * functional.l1_loss(back.faces, faces)
+    psnr = [10 * torch.log10(4 / (other - faces).square().flatten(1).mean(1)) for other in (back.faces, hidden)]
+    assert (psnr[0] > 25).all()
+    assert (psnr[0] > psnr[1] + 2).all()

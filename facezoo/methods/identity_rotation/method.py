@@ -95,7 +95,7 @@ class IdentityRotation(LearnedMethod):
         return self
 
     # ------------------------------------------------------------------ the two calls
-    @torch.inference_mode()
+    @torch.no_grad()
     def anonymize(self, faces: Tensor, context: FaceContext) -> Tensor:
         """See ``Method.anonymize``; the face outside the mask stays, but for the code."""
         check_faces(faces, self.name, self.crop_size)
@@ -113,7 +113,7 @@ class IdentityRotation(LearnedMethod):
             result = result + self.networks.code_embedder(result, phasors)
         return result.clamp(-1, 1).to(faces)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def recover(self, faces: Tensor, context: FaceContext) -> Recovered:
         """See ``Method.recover``; ``verified`` says for each face whether the code's tag fits the key."""
         check_faces(faces, self.name, self.crop_size)
@@ -158,7 +158,7 @@ class IdentityRotation(LearnedMethod):
         """Moves each crop to the nearest place of the grid that ``align_for_recovery`` searches (see ``placement``)."""
         return placement.snapped(transforms, self.networks.config.size)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def align_for_recovery(
         self,
         crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor],
