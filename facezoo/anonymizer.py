@@ -32,7 +32,7 @@ from torch import Tensor
 from facezoo import registry
 from facezoo.errors import CheckpointError, FacezooError, InputError, KeyMaterialError, NoFaceError, RecordError
 from facezoo.faces import align
-from facezoo.faces.detect import Detector, DetectorOptions, Face, box_overlap, get_detector
+from facezoo.faces.detect import Detector, DetectorOptions, Face, box_overlap, faces_from_boxes, get_detector
 from facezoo.faces.mask import FACE_CENTRE_128, FACE_SEMI_AXES_128, cover_mask, face_mask
 from facezoo.faces.picture import Picture, encode_picture, load_picture
 from facezoo.files import atomic_write, check_output
@@ -87,6 +87,9 @@ _WEAK_RECOVERY: Final = 0.6
 
 _POINTS_TOO_ODD: Final = 14.0
 """Root mean square misfit (pixels of the 128 template) from which five points are no longer trusted; see `align`."""
+
+_GIVEN_SCORE: Final = 0.3
+"""Confidence from which the points of a face are believed where the user says that there is one."""
 
 _SECOND_SCORE: Final = 0.6
 """Confidence from which a face that only the second detector sees counts."""
@@ -409,7 +412,8 @@ class Anonymizer:
         Args:
             picture: a path, the bytes of a file, an (H, W, 3) uint8 RGB array, or a loaded `Picture`.
             key: needed by keyed methods and for ``seal``.
-            boxes: (N, 4) x0, y0, x1, y1 in pixels of the upright picture: these faces instead of detected ones.
+            boxes: (N, 4) x0, y0, x1, y1 in pixels of the upright picture: these faces instead of detected ones. A
+                method that draws a new face looks for the points of the old one in the box; others cover the box.
             points: (N, 5, 2) eye, eye, nose, mouth, mouth from left to right, instead of detected ones; with
                 ``boxes`` or alone.
             keep: people who are left as they are: a `KeepList`, or a folder with pictures of them.
@@ -642,9 +646,18 @@ class Anonymizer:
             if box[2] <= 0 or box[3] <= 0 or box[0] >= width or box[1] >= height:
                 raise InputError(f"box {index + 1} ({_box_text(box)}) lies outside the {width}x{height} picture")
             if len(five) == 0:
-                five = _points_from_box(box)
+                five = self._points_in_box(rgb, box)
             found.append(_Found(Face(_plain_box(box), five.astype(np.float32), 1.0), "given"))
         return found
+
+    def _points_in_box(self, rgb: ByteArray, box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Five points for a given box: the face's own for methods that draw a face there, else such as cover it all."""
+        if self.method.cover == "blend":
+            options = DetectorOptions(score_threshold=_GIVEN_SCORE, steady=self.method.reversible)
+            (face,) = faces_from_boxes(rgb, [box.tolist()], self._detector(self.detector, options))
+            if face.score > 0:
+                return face.points.astype(np.float64)
+        return _points_from_box(box)
 
     def _second_look(self, rgb: ByteArray, found: list[_Found], verify: Verify, *, given: bool) -> dict[str, object]:
         """Run the detector of the other kind; returns what the record says about it, and may extend ``found``."""
@@ -736,9 +749,7 @@ class Anonymizer:
 
     def _apply_group(self, rgb: ByteArray, found: list[_Found], size: int, context: FaceContext) -> ByteArray:
         transforms = self._transforms(found, size)
-        # Only what is read again from the picture needs exact crops, and the back-projection, most of the pasting.
-        again = self.method.reversible
-        crops = align.crop_faces_float(rgb, transforms, size, draft=not again)
+        crops = align.crop_faces_float(rgb, transforms, size)
         points = _points_in_crops(found, transforms)
         faces = _to_tensor(crops)
         result = self._call(faces, dataclasses.replace(context, points=points))
@@ -749,7 +760,8 @@ class Anonymizer:
             transforms,
             _cover(self.method.cover, faces, result),
             surround=self.method.cover == "blend",
-            refine=None if again else 0,
+            # Only a result that is read again from the picture needs the back-projection, most of the pasting.
+            refine=None if self.method.reversible else 0,
         )
 
     def _call(self, faces: Tensor, context: FaceContext) -> Tensor:

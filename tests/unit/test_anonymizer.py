@@ -422,3 +422,182 @@ def test_texts_show_neither_pixels_nor_key(tiny, two):
     result = tiny.anonymize(two, KEY, verify="off")
     assert repr(result) == "<facezoo.Result: 600x336, 2 faces>"
     assert KEY._master.hex() not in repr((tiny, KEY, result.record))
+
+
+# ------------------------------------------------------------------------------------------------ how it looks
+
+
+def inner_face(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Pixels of the whole face: hair above the forehead to chin, ear to ear."""
+    import cv2
+
+    from facezoo.faces.mask import cover_mask
+
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(cover_mask(128).copy(), similarity(points, 128), shape[1::-1], flags=flags) > 0.995
+
+
+def detail(picture: np.ndarray) -> np.ndarray:
+    """Strength of the finest structure, pixel by pixel."""
+    import cv2
+
+    return np.abs(cv2.Laplacian(picture.astype(np.float32), cv2.CV_32F)).max(axis=2)
+
+
+@pytest.mark.parametrize("name", ["gaussian_blur", "low_resolution", "pixelation", "pixel_noise", "black_box"])
+@pytest.mark.parametrize("enlarged", [1, 5])
+def test_nothing_of_the_face_shines_through(name, enlarged):
+    """Two pictures that differ in the fine structure of a face only come out the same (5: larger than any crop)."""
+    import cv2
+
+    size = (300 * enlarged, 336 * enlarged)
+    first = np.asarray(Image.fromarray(portrait()).resize(size, Image.Resampling.BICUBIC))
+    points = (get_detector("yunet").detect(portrait())[0].points + 0.5) * enlarged - 0.5
+    face = inner_face(points, first.shape)
+    noise = np.zeros(first.shape, np.float32)
+    noise[face] = np.random.default_rng(1).choice([-30.0, 30.0], (int(face.sum()), 3))
+    noise -= cv2.blur(noise, (9, 9))  # no mean: a blur, a mosaic and a box have nothing to show of it
+    second = np.clip(first + noise, 0, 255).astype(np.uint8)
+    options = {"sigma": 2550.0} if name == "pixel_noise" else {}
+    anonymizer = facezoo.from_pretrained(name, **options)
+    out = [anonymizer.anonymize(p, points=points[None], verify="off").picture.pixels for p in (first, second)]
+    if name == "pixel_noise":  # its noise depends on the face: nothing to compare, but nothing to see either
+        assert ((out[1] < 5) | (out[1] > 250))[face].mean() > 0.8
+    else:
+        assert np.abs(second[face].astype(int) - first[face]).mean() > 20
+        assert np.abs(out[0][face].astype(int) - out[1][face]).mean() < 2.0
+    if name == "black_box":
+        assert out[0][face].max() == 0
+
+
+@pytest.mark.parametrize("name", ["gaussian_blur", "low_resolution"])
+def test_blurs_end_softly_and_not_at_a_square(name, two):
+    result = facezoo.from_pretrained(name).anonymize(two, verify="off")
+    assert result.record is not None
+    pixels = result.picture.pixels
+    for face in result.record.faces:
+        five = np.array(face.points)
+        inside = inner_face(five, two.shape)
+        assert detail(pixels)[inside].mean() < 0.12 * detail(two)[inside].mean()
+        corners = crop_quad(similarity(five, 128), 128)
+        for x, y in corners.mean(axis=0) + 0.9 * (corners - corners.mean(axis=0)):
+            if 0 <= x < two.shape[1] and 0 <= y < two.shape[0]:
+                assert (pixels[int(y), int(x)] == two[int(y), int(x)]).all()  # the crop's corners stay
+
+
+def test_an_eye_bar_touches_nothing_but_its_bar(two, two_points):
+    result = facezoo.from_pretrained("eye_bar").anonymize(two, points=two_points, verify="off")
+    pixels = result.picture.pixels
+    changed = (pixels != two).any(axis=2)
+    black = (pixels <= 3).all(axis=2) & changed
+    import cv2
+
+    assert not (changed & ~cv2.dilate(black.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)).any()
+    for five in two_points:
+        for x, y in five[:2].round().astype(int):
+            assert black[y - 3 : y + 4, x - 4 : x + 5].all()
+        for x, y in five[2:].round().astype(int):
+            assert not changed[y, x]
+
+
+# ------------------------------------------------------------------------------------------------ faces of every kind
+
+
+def hidden(result: facezoo.Result, original: np.ndarray, centre: tuple[float, float], reach: int) -> bool:
+    """Whether most pixels around a place were changed."""
+    x, y = (round(value) for value in centre)
+    window = np.s_[max(0, y - reach) : y + reach, max(0, x - reach) : x + reach]
+    return bool((result.picture.pixels[window] != original[window]).any(axis=2).mean() > 0.9)
+
+
+def test_a_face_cut_by_the_border(blur, tiny):
+    whole = portrait("obama.jpg")
+    face = get_detector("yunet").detect(whole)[0]
+    cut = np.ascontiguousarray(whole[:, round(face.box[0] + 0.3 * (face.box[2] - face.box[0])) :])
+    offset = whole.shape[1] - cut.shape[1]
+    assert hidden(blur.anonymize(cut, verify="off"), cut, (face.points[2, 0] - offset, face.points[2, 1]), 12)
+    covered = tiny.anonymize(cut, KEY, verify="off")
+    back = tiny.recover(covered.picture, KEY, record=covered.record)
+    area = np.s_[60:120, 0 : round(face.box[2] - offset)]
+    lost = np.abs(covered.picture.pixels[area].astype(int) - cut[area]).mean()
+    assert np.abs(back.picture.pixels[area].astype(int) - cut[area]).mean() < 0.35 * lost
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_face(blur, tiny, turns):
+    turned = np.ascontiguousarray(np.rot90(portrait(), turns))
+    truth = get_detector("yunet").detect(portrait())[0].points[2]
+    height, width = portrait().shape[:2]
+    x, y = truth
+    nose = {1: (y, width - x), 2: (width - x, height - y), 3: (height - y, x)}[turns]
+    assert hidden(blur.anonymize(turned, verify="off"), turned, nose, 20)
+    covered = tiny.anonymize(turned, KEY, verify="off")
+    back = tiny.recover(covered.picture, KEY, record=covered.record)
+    assert [face.verified for face in back.report.faces] == [True]
+
+
+@pytest.mark.parametrize("side", [20, 28])
+def test_a_tiny_face(blur, side):
+    face = get_detector("yunet").detect(portrait())[0]
+    scale = side / face.size
+    small = np.asarray(
+        Image.fromarray(portrait()).resize((round(300 * scale), round(336 * scale)), Image.Resampling.LANCZOS)
+    )
+    picture = np.full((400, 600, 3), 140, np.uint8)
+    picture[200 : 200 + small.shape[0], 300 : 300 + small.shape[1]] = small
+    result = blur.anonymize(picture, verify="off")
+    assert len(result.report.faces) == 1
+    x, y = face.points[2] * scale
+    assert hidden(result, picture, (300 + x, 200 + y), side // 3)
+
+
+@pytest.mark.slow
+def test_a_picture_of_5000_pixels(blur, tmp_path):
+    """In one process of its own, so that its memory can be told: one face of 2,000 pixels, one of 20."""
+    import subprocess
+    import sys
+
+    code = """
+import io, resource, numpy as np, facezoo
+from importlib import resources
+from PIL import Image
+data = (resources.files("facezoo") / "assets" / "demo" / "obama.jpg").read_bytes()
+face = Image.open(io.BytesIO(data)).convert("RGB")
+picture = np.full((5000, 5000, 3), 140, np.uint8)
+picture[:4480, :4000] = np.asarray(face.resize((4000, 4480), Image.Resampling.BICUBIC))
+picture[4700:4779, 4300:4370] = np.asarray(face.resize((70, 79), Image.Resampling.LANCZOS))
+result = facezoo.from_pretrained("gaussian_blur").anonymize(picture, verify="off")
+print(len(result.report.faces), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+seconds = resource.getrusage(resource.RUSAGE_SELF)
+print(seconds.ru_utime + seconds.ru_stime)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600)
+    faces, megabytes, seconds = run.stdout.split()
+    assert int(faces) == 2
+    assert int(megabytes) < 1500
+    assert float(seconds) < 60
+
+
+def test_people_of_the_keep_list_stay_and_are_counted(tiny, two, tmp_path):
+    Image.fromarray(portrait("obama.jpg")).resize((450, 504)).save(tmp_path / "him.png")
+    result = tiny.anonymize(two, KEY, keep=tmp_path, verify="off")
+    assert [face.kept for face in sorted(result.report.faces, key=lambda face: face.box[0])] == [False, True]
+    assert (result.picture.pixels[:, 330:] == two[:, 330:]).all()
+    assert (result.picture.pixels[:, :300] != two[:, :300]).any()
+    assert result.record is not None
+    assert len(result.record.faces) == 1  # nothing is said about a person who is kept
+    assert result.record.options["run"]["kept"] == 1
+
+
+def test_a_new_face_is_drawn_where_the_old_one_is_not_where_the_box_is(tiny, two, two_points):
+    """A box that is drawn loosely: a method that draws a face needs the face's own points, which lie in the box."""
+    box = [[330, 10, 480, 170]]
+    result = tiny.anonymize(two, KEY, boxes=box, verify="off")
+    assert result.record is not None
+    (face,) = result.record.faces
+    assert np.abs(np.array(face.points) - two_points[1]).max() < 6
+    assert face.box == (330, 10, 480, 170)
+    # Where there is no face to be found the box is covered all the same.
+    blank = np.random.default_rng(2).integers(90, 160, two.shape, dtype=np.uint8)
+    covered = tiny.anonymize(blank, KEY, boxes=box, verify="off").picture.pixels
+    assert (covered[30:150, 355:455] != blank[30:150, 355:455]).any(axis=2).mean() > 0.9

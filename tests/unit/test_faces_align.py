@@ -27,7 +27,7 @@ from facezoo.faces.align import (
     similarity,
     template,
 )
-from facezoo.faces.mask import border_taper, face_mask
+from facezoo.faces.mask import Edge, border_taper, cover_mask, face_mask
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -420,3 +420,84 @@ def test_a_full_mask_replaces_the_whole_crop_and_nothing_else() -> None:
     # (Not the outermost pixels: there the average over crop pixels reaches beyond the crop.)
     assert pasted[cv2.erode(inside, np.ones((5, 5), np.uint8)) >= 0.999].max() <= 3
     assert np.array_equal(pasted[inside == 0], picture[inside == 0])
+
+
+# ---------------------------------------------------------------------------------------------------- covering
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize("edge", ["soft", "sharp", "square"])
+def test_covers_hide_the_whole_face_and_end_inside_the_crop(size: int, edge: Edge) -> None:
+    cover = cover_mask(size, edge)
+    assert cover.min() == 0
+    assert cover.max() == 1
+    for border in (cover[0], cover[-1], cover[:, 0], cover[:, -1]):
+        assert not border.any()
+    # No soft edge lies on the face, from the forehead to the chin and from cheek to cheek.
+    scaled = size / 128
+    for x, y in ((64, 12), (64, 119), (30, 30), (98, 30), (16, 64), (112, 64), (33, 108), (95, 108)):
+        assert cover[round(y * scaled), round(x * scaled)] > 0.999, (x, y)
+    assert (cover[face_mask(size) > 0.9] > 0.9).all()
+
+
+def test_covers_refuse_what_they_do_not_know() -> None:
+    with pytest.raises(ValueError, match="soft, sharp or square"):
+        cover_mask(128, "round")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="at least 8"):
+        cover_mask(4)
+
+
+@pytest.mark.parametrize(("ratio", "degrees"), [(0.6, 0.0), (1.0, 20.0), (3.0, 7.0)])
+def test_without_surroundings_only_the_mask_is_touched(ratio: float, degrees: float) -> None:
+    """However much a result differs from the original: outside the mask every pixel stays, and there is no square."""
+    side = int(240 * ratio)
+    picture = scene(side, side)
+    transform = placed((side / 2, side / 2), ratio, degrees)
+    crops = crop_faces(picture, [transform])
+    pasted = paste_faces(picture, crops, 255 - crops, [transform], cover_mask(128), surround=False, refine=0)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    weight = cv2.warpAffine(cover_mask(128), transform, (side, side), flags=flags)
+    outside = cv2.dilate(weight, np.ones((3, 3), np.uint8)) == 0
+    assert np.array_equal(pasted[outside], picture[outside])
+    assert (pasted != picture).any(axis=2)[weight > 0.99].mean() > 0.95
+
+
+@pytest.mark.parametrize("ratio", [0.8, 1.0, 2.5])
+def test_the_short_way_of_pasting_gives_what_the_long_way_gives(ratio: float) -> None:
+    """A face that stands alone is pasted by other code than one that has a neighbour."""
+    picture = scene(1400, 500)
+    transforms = [placed((300, 250), ratio, 9), placed((300 + 140 * ratio, 250), ratio)]
+    crops = crop_faces(picture, transforms)
+    results = np.stack([cv2.GaussianBlur(crop, (0, 0), 6) for crop in crops])
+    alone = paste_faces(picture, crops[:1], results[:1], transforms[:1], cover_mask(128), surround=False, refine=0)
+    both = paste_faces(picture, crops, results, transforms, cover_mask(128), surround=False, refine=0)
+    left = np.s_[:, : int(300 + 20 * ratio)]  # here only the first face's mask reaches
+    assert np.abs(alone[left].astype(int) - both[left]).max() <= 3
+    assert (alone[left] != picture[left]).any()
+
+
+def test_each_face_may_have_a_mask_of_its_own() -> None:
+    picture = scene(500, 300)
+    transforms = [placed((120, 150), 1.0), placed((380, 150), 1.0)]
+    crops = crop_faces(picture, transforms)
+    masks = np.zeros((2, 128, 128), np.float32)
+    masks[0, 30:50, 20:100] = 1
+    masks[1, 80:100, 20:100] = 1
+    pasted = paste_faces(picture, crops, np.zeros_like(crops), transforms, masks, surround=False, refine=0)
+    black = (pasted == 0).all(axis=2)
+    for index, rows in ((0, (30, 50)), (1, (80, 100))):
+        x, y = apply_transform(invert_transform(transforms[index]), [[20, rows[0]], [99, rows[1] - 1]]).T
+        assert black[round(y[0]) + 1 : round(y[1]), round(x[0]) + 1 : round(x[1])].all()
+    assert black.sum() < 1.15 * 2 * 20 * 80
+
+
+def test_draft_crops_are_close_and_do_not_alias() -> None:
+    picture = cv2.GaussianBlur(scene(900, 900), (0, 0), 2.0)
+    for ratio in (1.0, 2.3, 5.0):
+        transform = placed((450, 450), ratio, 8)
+        exact, draft = (crop_faces_float(picture, [transform], draft=answer) for answer in (False, True))
+        assert psnr(draft[0], exact[0], np.ones((128, 128))) > 38
+    stripes = np.zeros((600, 600, 3), np.uint8)
+    stripes[:, ::2] = 255
+    crop = crop_faces_float(stripes, [placed((300, 300), 2.5, 9.0)], draft=True)
+    assert crop[0, 20:108, 20:108].std() < 25
