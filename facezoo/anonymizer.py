@@ -652,7 +652,7 @@ class Anonymizer:
 
     def _points_in_box(self, rgb: ByteArray, box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Five points for a given box: the face's own for methods that draw a face there, else such as cover it all."""
-        if self.method.cover == "blend":
+        if self.method.cover in ("blend", "face"):
             options = DetectorOptions(score_threshold=_GIVEN_SCORE, steady=self.method.reversible)
             (face,) = faces_from_boxes(rgb, [box.tolist()], self._detector(self.detector, options))
             if face.score > 0:
@@ -1066,7 +1066,7 @@ def _check_faces_out(result: Tensor, faces: Tensor, model: str) -> None:
 def _cover(cover: Cover, faces: Tensor, result: Tensor) -> npt.NDArray[np.float32]:
     """The mask, or a mask a face, with which results are pasted: see `facezoo.methods.base.Cover`."""
     size = faces.shape[-1]
-    if cover == "blend":
+    if cover == "blend" or cover == "face":
         return face_mask(size)
     if cover == "changed":
         changed = (result != faces).any(dim=1)

@@ -25,12 +25,14 @@ __all__ = ["REFERENCE_SIZE", "ClassicMethod", "FaceContext", "LearnedMethod", "M
 
 ClassicOptions = TypeVar("ClassicOptions", bound=Options)
 
-Cover = Literal["blend", "soft", "sharp", "square", "changed"]
+Cover = Literal["blend", "face", "soft", "sharp", "square", "changed"]
 """Which part of a method's result is pasted into the picture.
 
 blend
     The face mask; around it the *change* is added and fades out. For results that look like the original around the
     face. (A blur would show the crop's border: what it changes there does not fade.)
+face
+    The face mask, and nothing around it. For other faces, whose surroundings are foreign to the picture.
 soft, sharp
     The wide cover mask (all of the head that the crop holds) with a soft or a clean edge; nothing else changes.
 square

@@ -485,6 +485,28 @@ def test_blurs_end_softly_and_not_at_a_square(name, two):
                 assert (pixels[int(y), int(x)] == two[int(y), int(x)]).all()  # the crop's corners stay
 
 
+def test_another_persons_face_brings_nothing_of_its_surroundings(two):
+    """k-Same: one mean face for all, inside the face mask; the gallery's backgrounds stay out of the picture."""
+    from facezoo.faces.align import crop_faces
+    from facezoo.methods.ksame.gallery import Gallery
+
+    points = np.stack([face.points for face in get_detector("yunet").detect(two)])
+    gallery = Gallery(
+        crop_faces(two, similarity(points[0])[None]).repeat(2, axis=0) // np.uint8([1, 2]).reshape(2, 1, 1, 1)
+    )
+    anonymizer = facezoo.from_pretrained("ksame_pixel", gallery=gallery, k=2, mode="open")
+    pixels = anonymizer.anonymize(two, points=points, verify="off").picture.pixels
+    changed = (pixels != two).any(axis=2)
+    middles = []
+    for five in points:
+        (x, y), reach = five[2].astype(int), 5
+        middles.append(pixels[y - reach : y + reach, x - reach : x + reach].mean(axis=(0, 1)))
+        corners = crop_quad(similarity(five, 128), 128)
+        for x, y in (corners.mean(axis=0) + 0.75 * (corners - corners.mean(axis=0))).astype(int):
+            assert not changed[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4].any()
+    assert np.abs(middles[0] - middles[1]).max() < 8
+
+
 def test_an_eye_bar_touches_nothing_but_its_bar(two, two_points):
     result = facezoo.from_pretrained("eye_bar").anonymize(two, points=two_points, verify="off")
     pixels = result.picture.pixels

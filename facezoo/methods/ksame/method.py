@@ -68,6 +68,8 @@ class KSame(ClassicMethod[AnyOptions]):
         InputError: no gallery, one that cannot be used, or k larger than its number of people.
     """
 
+    cover = "face"
+
     def __init__(self, options: AnyOptions | None = None) -> None:
         super().__init__(options)
         self._opened: tuple[tuple[object, ...], Gallery, Tensor] | None = None
