@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import facezoo
 from facezoo.core import sheets
@@ -229,6 +230,23 @@ def test_sigterm_from_outside_saves_and_the_same_command_goes_on(tmp_path: Path,
 
     result = train(recipe, output=tmp_path / "run", accelerator="cpu", max_minutes=0)
     assert result.batches_seen == done + 1
+
+
+@pytest.mark.slow
+def test_a_compiled_run_stops_goes_on_and_exports_the_same_names(recipe: Path, tmp_path: Path, monkeypatch):
+    """The networks are compiled in place: averages copy them, checkpoints keep their names. Tracing without codegen."""
+    whole = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda network: whole(network, backend="aot_eager"))
+    parts = [
+        train(recipe, output=tmp_path / "run", accelerator="cpu", overrides=["train.compile=true"], max_minutes=limit)
+        for limit in (0, None)
+    ]
+    assert [part.batches_seen for part in parts] == [1, 4]
+    plain = train(recipe, output=tmp_path / "plain", accelerator="cpu")
+    a, b = (torch.load(run.folder / "last.ckpt", weights_only=True)["state_dict"] for run in (parts[1], plain))
+    assert list(a) == list(b)
+    for name, value in a.items():
+        assert torch.allclose(value, b[name], atol=1e-2), name
 
 
 # What it refuses
