@@ -71,8 +71,8 @@ def table(all_results: Sequence[Mapping[str, Any]]) -> str:
     ordered = sorted(all_results, key=lambda r: (not r["reversible"], r["name"]))
     lines = [
         f"{first['n']} aligned faces of {first['people']} people that no training saw; thresholds at a false accept "
-        f"rate of {first['far'][0]:g}; 95 % intervals in brackets; judges that took no part in any training. `right key` and "
-        "`wrong key`: taken for the original by dlib after recovery from the saved file.",
+        f"rate of {first['far'][0]:g}; 95 % intervals in brackets; judges that took no part in any training. "
+        "`right key` and `wrong key`: taken for the original by dlib after recovery from the saved file.",
         "",
         "| " + " | ".join(head) + " |",
         "|---" * len(head) + "|",
