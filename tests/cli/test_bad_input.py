@@ -363,12 +363,14 @@ def test_key_of_the_wrong_form_or_length(cli, face_file, tiny_model, tmp_path, o
     assert files_under(out) == []
 
 
-def test_wrong_key_without_a_record_writes_nothing_unless_asked(cli, face_file, tiny_model, key_file, tmp_path, out):
-    args = ("--model", tiny_model, "--verify", "off", "--no-record")
+def test_wrong_key_without_a_record_writes_nothing_unless_asked(cli, face_file, key_file, tmp_path, out):
+    # The bundled model: what an untrained one draws under a random key is not always found again as a face.
+    model = "identity_rotation.faces128"
+    args = ("--model", model, "--verify", "off", "--no-record")
     assert cli("anonymize", face_file, "-o", out / "x.png", "--key-file", key_file, *args).code == 0
     other = tmp_path / "other.key"
     cli("key", "new", other)
-    back = ("recover", out / "x.png", "-o", out / "back.png", "--key-file", other, "--model", tiny_model)
+    back = ("recover", out / "x.png", "-o", out / "back.png", "--key-file", other, "--model", model)
     run = cli(*back)
     assert run.code == 4
     assert "wrong key" in run.error_line()
