@@ -774,7 +774,7 @@ class Anonymizer:
                 points = None if context.points is None else context.points[part]
                 answer = self.method.anonymize(faces[part].to(self.device), dataclasses.replace(context, points=points))
                 pieces.append(answer.to(faces.device))
-        result = torch.cat(pieces) if pieces else faces
+        result = faces if not pieces else pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         _check_faces_out(result, faces, self.model)
         for index in range(len(faces)):
             if float((result[index] - faces[index]).abs().max()) < _HALF_LEVEL:
@@ -1044,13 +1044,13 @@ def _method_options(record: PictureRecord) -> dict[str, object]:
 
 def _to_tensor(crops: npt.NDArray[np.float32]) -> Tensor:
     """(B, S, S, 3) in [0, 255] -> (B, 3, S, S) in [-1, 1]."""
-    tensor = torch.from_numpy(np.ascontiguousarray(crops, dtype=np.float32)).permute(0, 3, 1, 2).contiguous()
-    return (tensor / 127.5 - 1.0).clamp_(-1.0, 1.0)
+    tensor = torch.from_numpy(np.ascontiguousarray(crops, dtype=np.float32)).permute(0, 3, 1, 2)
+    return (tensor / 127.5).sub_(1.0).clamp_(-1.0, 1.0).contiguous()
 
 
 def _to_pixels(faces: Tensor) -> npt.NDArray[np.float32]:
     """(B, 3, S, S) in [-1, 1] -> (B, S, S, 3) float32 in [0, 255]; not rounded: that is done once, after the paste."""
-    pixels = ((faces.float() + 1.0) * 127.5).clamp(0.0, 255.0).permute(0, 2, 3, 1).contiguous()
+    pixels = (faces.float() + 1.0).mul_(127.5).clamp_(0.0, 255.0).permute(0, 2, 3, 1).contiguous()
     return np.asarray(pixels.cpu().numpy(), dtype=np.float32)
 
 

@@ -39,8 +39,9 @@ Rotations = Literal["auto"] | bool
 
 #: Longest side of a picture that is searched in one piece; bigger ones are searched in tiles as well.
 _VIEW_SIDE = 1280
-#: Longest side of the coarse view, in which faces that fill the picture have a size that the detectors know.
-_COARSE_SIDE = 320
+#: Longest side of the coarse view, in which faces that fill the picture have a size that the detectors know (measured:
+#: 192 finds as many faces of 0.6 to 1.9 times the picture's height as 320 does, in a third of the time).
+_COARSE_SIDE = 192
 #: Overlap of tiles: faces up to this size lie whole in one of them, bigger ones are found in the whole view.
 _TILE_OVERLAP = 192
 #: Face size, in pixels, down to which the detectors are reliable (measured on shrunk portraits).
@@ -271,8 +272,7 @@ class Detector(abc.ABC):
         found: list[_Found] = []
         whole = min(finest, _VIEW_SIDE / longest)
         found += self._view(rgb, whole, 0.0)
-        if longest * whole > 1.25 * _COARSE_SIDE or max(height, width) * whole <= _COARSE_SIDE:
-            found += self._view(rgb, min(whole, _COARSE_SIDE / longest), _COARSE_MARGIN)
+        found += self._view(rgb, min(whole, _COARSE_SIDE / longest), _COARSE_MARGIN)
         if tiles and finest > whole * 1.1:
             found += self._tiles(rgb, finest)
         return found
