@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from facezoo.nets.stylegan2.config import StyleGAN2Config
 from facezoo.nets.stylegan2.layers import EqualConv, EqualLinear
+from facezoo.nets.stylegan2.resampling import downsample
 
 
 def minibatch_std(maps: Tensor, group: int) -> Tensor:
@@ -62,9 +64,10 @@ class Discriminator(nn.Module):
 
     Args:
         config: Sizes.
+        entries: Smaller sides at which pictures may enter too (training that grows); each has colour layers of its own.
     """
 
-    def __init__(self, config: StyleGAN2Config) -> None:
+    def __init__(self, config: StyleGAN2Config, entries: Sequence[int] = ()) -> None:
         super().__init__()
         self.config = config
         last = config.channels(4)
@@ -76,16 +79,36 @@ class Discriminator(nn.Module):
         self.last_conv = EqualConv(last + 1, last, 3)
         self.hidden = EqualLinear(last * 16, last, activate=True)
         self.logit = EqualLinear(last, 1)
+        self.entries = nn.ModuleDict({str(side): EqualConv(3, config.channels(side), 1) for side in entries})
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """``(B, 3, R, R)`` in [-1, 1] -> ``(B,)``.
+    def forward(self, pictures: Tensor, fade: float = 1.0) -> Tensor:
+        """One logit a picture.
+
+        Args:
+            pictures: ``(B, 3, R, R)`` in [-1, 1], R the config's resolution or one of ``entries``.
+            fade: Part of the first block in what the second one sees; the rest is the picture at half of its side,
+                which must be an entry too.
+
+        Returns:
+            ``(B,)``.
 
         Raises:
-            ValueError: the batch does not divide into groups of ``minibatch_std_group``.
+            ValueError: no entry of that size, or the batch does not divide into groups of ``minibatch_std_group``.
         """
-        maps = self.from_rgb(pictures)
-        for block in self.blocks:
+        side = pictures.shape[-1]
+        maps = self._entry(side)(pictures)
+        for i, block in enumerate(self.blocks[len(self.config.resolutions) - side.bit_length() + 2 :]):
             maps = block(maps)
+            if i == 0 and fade < 1.0:
+                maps = torch.lerp(self._entry(side // 2)(downsample(pictures)), maps, fade)
         maps = self.last_conv(minibatch_std(maps, self.config.minibatch_std_group))
         logits: Tensor = self.logit(self.hidden(maps.flatten(1)))
         return logits[:, 0]
+
+    def _entry(self, side: int) -> nn.Module:
+        if side == self.config.resolution:
+            return self.from_rgb
+        if str(side) not in self.entries:
+            known = ", ".join([*self.entries, str(self.config.resolution)])
+            raise ValueError(f"pictures of {side} pixels cannot enter this discriminator; it takes {known}")
+        return self.entries[str(side)]

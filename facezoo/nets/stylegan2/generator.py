@@ -72,7 +72,7 @@ class SynthesisBlock(nn.Module):
         return [self.second] if self.first is None else [self.first, self.second]
 
     def forward(
-        self, maps: Tensor, picture: Tensor | None, ws: Tensor, noise: Sequence[Tensor | None]
+        self, maps: Tensor, picture: Tensor | None, ws: Tensor, noise: Sequence[Tensor | None], fade: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """One resolution.
 
@@ -81,6 +81,7 @@ class SynthesisBlock(nn.Module):
             picture: ``(B, 3, R / 2, R / 2)``; None at the start.
             ws: ``(B, styled layers + 1, w_dim)``.
             noise: One map or None a styled layer.
+            fade: Factor of the colours that this block adds; the colours of the start are always whole.
 
         Returns:
             Maps ``(B, C', R, R)`` and the picture ``(B, 3, R, R)`` so far.
@@ -88,7 +89,9 @@ class SynthesisBlock(nn.Module):
         for i, layer in enumerate(self.styled_layers):
             maps = layer(maps, ws[:, i], noise[i])
         colours = self.to_rgb(maps, ws[:, -1])
-        return maps, colours if picture is None else upsample(picture) + colours
+        if picture is None:
+            return maps, colours
+        return maps, upsample(picture) + (colours if fade == 1.0 else colours * fade)
 
 
 class SynthesisNetwork(nn.Module):
@@ -122,6 +125,8 @@ class SynthesisNetwork(nn.Module):
         ws: Tensor,
         noise: Noise | Sequence[Tensor] = "const",
         generator: torch.Generator | None = None,
+        resolution: int | None = None,
+        fade: float = 1.0,
     ) -> Tensor:
         """Draws pictures.
 
@@ -130,6 +135,8 @@ class SynthesisNetwork(nn.Module):
             noise: "const" uses the maps stored in the layers, "random" draws new ones, "none" leaves noise out; or one
                 map ``(B, 1, R, R)`` a styled layer.
             generator: Source of "random"; torch's global one when None.
+            resolution: Stop at this side and return the smaller picture (training that grows); all blocks when None.
+            fade: Part of the last block's colours that is added, 0 to 1 (training that grows).
 
         Returns:
             ``(B, 3, R, R)``, about in [-1, 1]; not clipped.
@@ -142,16 +149,20 @@ class SynthesisNetwork(nn.Module):
                 f"ws must be (B, {self.config.num_ws}, {self.config.w_dim}) at {self.config.resolution} pixels, "
                 f"not {tuple(ws.shape)}"
             )
-        layers = self.styled_layers
+        end = self.config.resolution if resolution is None else resolution
+        if end not in self.config.resolutions:
+            raise ValueError(f"there is no block of {end} pixels; there are {self.config.resolutions}")
+        layers = [layer for layer in self.styled_layers if layer.noise_const.shape[-1] <= end]
         maps_of_noise = self._noise(len(ws), noise, generator, layers)
         maps = self.constant.expand(len(ws), -1, -1, -1)
         picture: Tensor | None = None
         first = 0
-        for block in self.blocks:
+        for size, block in zip(self.config.resolutions, self.blocks, strict=True):
+            if size > end:
+                break
             count = len(block.styled_layers)  # type: ignore[arg-type]
-            maps, picture = block(
-                maps, picture, ws[:, first : first + count + 1], maps_of_noise[first : first + count]
-            )
+            taken, drawn = ws[:, first : first + count + 1], maps_of_noise[first : first + count]
+            maps, picture = block(maps, picture, taken, drawn, fade if size == end else 1.0)
             first += count
         assert picture is not None  # noqa: S101 - there is always a block, of 4 x 4
         return picture
@@ -170,13 +181,11 @@ class SynthesisNetwork(nn.Module):
         if noise == "random":
             # Drawn where the generator lives and then moved, so that a seed gives one picture on every device.
             place = self.constant.device if generator is None else generator.device
-            return [
-                torch.randn(count, 1, size, size, generator=generator, device=place).to(self.constant)
-                for size in self.noise_sizes
-            ]
+            sizes = [layer.noise_const.shape[-1] for layer in layers]
+            return [torch.randn(count, 1, r, r, generator=generator, device=place).to(self.constant) for r in sizes]
         if isinstance(noise, str):
             raise ValueError(f"noise must be 'const', 'random', 'none' or maps, not {noise!r}")
-        if len(noise) != len(layers):
+        if len(noise) < len(layers):
             raise ValueError(f"{len(layers)} layers take noise, but {len(noise)} maps were given")
         return noise
 
