@@ -16,8 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facezoo.nets.stylegan2.resampling import downsample, upsample
-
 
 @dataclasses.dataclass(frozen=True)
 class Transforms:
@@ -106,6 +104,10 @@ def draw_transforms(count: int, size: int, strength: float, generator: torch.Gen
 def apply_transforms(pictures: Tensor, transforms: Transforms) -> Tensor:
     """Changes pictures; first derivatives only (grid_sample has no second ones).
 
+    Pixels are read bilinearly at their own size, without the paper's wavelet filter at twice the size: what is not
+    moved, or only mirrored, turned by right angles or shifted by whole pixels, then stays exact, and the scales drawn
+    here are too small to alias much.
+
     Args:
         pictures: ``(B, 3, R, R)`` in [-1, 1].
         transforms: One row a picture.
@@ -114,24 +116,14 @@ def apply_transforms(pictures: Tensor, transforms: Transforms) -> Tensor:
         ``(B, 3, R, R)``, mirrored at the border; not clipped.
     """
     transforms = transforms.to(pictures)
-    side = pictures.shape[-1]
     with torch.autocast(pictures.device.type, enabled=False):  # bfloat16 would round the places that are read
-        # At twice the size, so that what is enlarged or turned keeps its detail and what shrinks does not alias.
-        large = upsample(functional.pad(pictures.float(), (2, 2, 2, 2), mode="reflect"))[:, :, 4:-4, 4:-4]
-        theta = transforms.geometry[:, :2].float()
-        grid = functional.affine_grid(theta, [len(pictures), 3, 2 * side, 2 * side], align_corners=False)
-        moved = downsample_inside(
-            functional.grid_sample(large, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-        )
-        colour = transforms.colour.float()
+        exact = pictures if pictures.dtype == torch.float64 else pictures.float()
+        theta = transforms.geometry[:, :2].to(exact)
+        grid = functional.affine_grid(theta, list(pictures.shape), align_corners=False)
+        moved = functional.grid_sample(exact, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        colour = transforms.colour.to(exact)
         changed = torch.einsum("bij,bjhw->bihw", colour[:, :3, :3], moved) + colour[:, :3, 3, None, None]
     return changed.to(pictures.dtype)
-
-
-def downsample_inside(maps: Tensor) -> Tensor:
-    """Halves height and width as `downsample` does, but with the border mirrored and not black."""
-    padded = functional.pad(maps, (2, 2, 2, 2), mode="reflect")
-    return downsample(padded)[:, :, 1:-1, 1:-1]
 
 
 class AdaptiveStrength(nn.Module):
@@ -146,16 +138,17 @@ class AdaptiveStrength(nn.Module):
     """
 
     strength: Tensor
-    _signs: Tensor
-    _counted: Tensor
+    signs: Tensor
+    counted: Tensor
+    batches: Tensor
 
     def __init__(self, target: float, pictures: int, every: int) -> None:
         super().__init__()
         self.target, self.pictures, self.every = target, pictures, every
         self.register_buffer("strength", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("_signs", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("_counted", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("_batches", torch.zeros((), dtype=torch.long))
+        self.register_buffer("signs", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("counted", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def observe(self, signs: Tensor, count: int) -> None:
@@ -165,15 +158,15 @@ class AdaptiveStrength(nn.Module):
             signs: Sum of sign(D(real)) over the batch of all processes, scalar.
             count: Pictures in it.
         """
-        self._signs += signs.double()
-        self._counted += count
-        self._batches += 1  # type: ignore[operator]
-        if int(self._batches) % self.every:
+        self.signs += signs.double()
+        self.counted += count
+        self.batches += 1
+        if int(self.batches) % self.every:
             return
-        step = torch.sign(self._signs / self._counted - self.target) * self._counted / self.pictures
+        step = torch.sign(self.signs / self.counted - self.target) * self.counted / self.pictures
         self.strength.copy_((self.strength + step).clamp(0, 1))
-        self._signs.zero_()
-        self._counted.zero_()
+        self.signs.zero_()
+        self.counted.zero_()
 
 
 def _matrix(*rows: tuple[Tensor | float, ...]) -> Tensor:
