@@ -181,6 +181,15 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
         options=f"{_CLASSICS}.config:PixelationOptions",
         source="book, section 3.1.1; Tables 4.1 (4x4, 8x8) and 5.1 (8x8, 16x16 at 256)",
     ),
+    MethodInfo(
+        name="stylegan2",
+        summary="people who do not exist, from random numbers (facezoo generate); no anonymizer",
+        entry="facezoo.methods.stylegan2.method:StyleGAN2",
+        learned=True,
+        source="Karras et al., CVPR 2020",
+        status="experimental",
+        training="facezoo.methods.stylegan2.training:StyleGAN2Training",
+    ),
 )
 """The methods of this package, by name. A new one is added here and nowhere else."""
 
