@@ -1,12 +1,12 @@
 """Conditional affine coupling flow: a bijection of R^d, or of a sphere in it, that a key vector chooses.
 
-Sources: Yuan et al., iFADIT, equations (5)-(8) (the affine form and its inverse); Dinh, Sohl-Dickstein, Bengio, "Density
-estimation using Real NVP", ICLR 2017. The spherical form is ours.
+Sources: Yuan et al., iFADIT, equations (5)-(8) (the affine form and its inverse); Dinh, Sohl-Dickstein, Bengio,
+"Density estimation using Real NVP", ICLR 2017. The spherical form is ours.
 
-**Why a spherical form.** The affine form maps R^d onto R^d. Recognisers, however, give *directions*: what a network reads
-off a picture has length 1, so the length of the flow's output would be lost on the way through the picture, and the
-inverse, which needs it, would start from a wrong vector. In the spherical form every half-step is the affine one followed
-by a division that brings the vector back to the sphere. The half-step stays invertible in closed form because
+**Why a spherical form.** The affine form maps R^d onto R^d. Recognisers, however, give *directions*: what a network
+reads off a picture has length 1, so the length of the flow's output would be lost on the way through the picture, and
+the inverse, which needs it, would start from a wrong vector. In the spherical form every half-step is the affine one
+followed by a division that brings the vector back to the sphere. The half-step stays invertible in closed form because
 
 * the half that is kept is divided by the same number, so its *direction*, which is all that the conditioning networks
   see, is known to the inverse;
@@ -17,10 +17,10 @@ So the direction that goes into a generator is the whole output: nothing is thro
 
 **Why it turns first.** A vector that is read off a picture has errors of some 30 degrees. Couplings strong enough to
 take a face to an unrelated one bend space so much that their inverse multiplies such errors (measured: a cosine of .90
-before the inverse is .13 to .29 after it), and by the affine form all people under one key are moved the same way. In the
-spherical form a ``KeyedTurn``, an orthogonal matrix that the key chooses, stands before each block: it multiplies no
-error, parts people under one key as they were parted before, and sends one person to unrelated places under two keys.
-The couplings then start weak and learn what a turn cannot do: to end where the generator has faces.
+before the inverse is .13 to .29 after it), and by the affine form all people under one key are moved the same way. In
+the spherical form a ``KeyedTurn``, an orthogonal matrix that the key chooses, stands before each block: it multiplies
+no error, parts people under one key as they were parted before, and sends one person to unrelated places under two
+keys. The couplings then start weak and learn what a turn cannot do: to end where the generator has faces.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """68 facial landmarks by a slim chain of depthwise convolutions; state dict of the published ``peppa_slim160_68``.
 
-Source of layout and weights: Peppa_Pig_Face_Landmark (Apache-2.0). The network is differentiable, so that it can be part
-of a loss; its weights are not shipped with facezoo.
+Source of layout and weights: Peppa_Pig_Face_Landmark (Apache-2.0). The network is differentiable, so that it can be
+part of a loss; its weights are not shipped with facezoo.
 """
 
 from __future__ import annotations
