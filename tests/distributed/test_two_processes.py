@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from facezoo.methods.identity_rotation.training import IdentityRotationTraining
+from facezoo.methods.ifadit.training import IFaditTraining
 from tests.core.toy import make_set
 from tests.methods.test_identity_rotation import TINY
+from tests.methods.test_ifadit import TINY as IFADIT_TINY
 
 _SCRIPT = """
 import sys
@@ -23,16 +25,26 @@ train(recipe, output=output, accelerator="cpu", devices=int(devices), overrides=
 """
 
 
+METHODS = {
+    "identity_rotation": (
+        IdentityRotationTraining,
+        TINY | {"disentangle_batches": 3, "conceal_batches": 2, "adversarial_start": 0, "jpeg_share": 0.0},
+    ),
+    "ifadit": (IFaditTraining, IFADIT_TINY | {"disentangle_batches": 3, "transform_batches": 2}),
+}
+
+
 @pytest.mark.ddp
-def test_identity_rotation(tmp_path: Path, repository: Path):
-    data = make_set(tmp_path / "set.safetensors", count=9, size=128, dim=128)
-    config = {**TINY, "disentangle_batches": 3, "conceal_batches": 2, "adversarial_start": 0, "jpeg_share": 0.0}
+@pytest.mark.parametrize("name", METHODS)
+def test_same_as_one_process(name: str, tmp_path: Path, repository: Path):
+    training, config = METHODS[name]
+    data = make_set(tmp_path / "set.safetensors", count=9, size=config["size"], dim=128)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         json.dumps(
             {
-                "name": "identity_rotation.tiny",
-                "method": "identity_rotation",
+                "name": f"{name}.tiny",
+                "method": name,
                 "summary": "a test",
                 "data": [str(data)],
                 "train": {"log_every_batches": 1, "sheet_every_batches": 100, "tick_batches": 2},
@@ -57,9 +69,9 @@ def test_identity_rotation(tmp_path: Path, repository: Path):
         assert done.returncode == 0, done.stderr[-2000:]
     one, two = (torch.load(tmp_path / f"run{n}" / "last.ckpt", weights_only=True) for n in (1, 2))
     assert two["facezoo"] == one["facezoo"] == {"batches_seen": 5}
-    method = IdentityRotationTraining(config, seed=0)
+    method = training(config, seed=0)
     start = method.state_dict()
-    for network in method.networks():
+    for network in {name for phase in method.phases for name in phase.train}:
         names = [
             n for n in start if n.startswith((f"model.{network}.", f"{network}.")) and start[n].is_floating_point()
         ]
