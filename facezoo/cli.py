@@ -274,6 +274,9 @@ def _add_anonymize(commands: Commands) -> None:
     parser.add_argument(
         "--option", action="append", default=[], metavar="NAME=VALUE", help="option of the method ('facezoo info NAME')"
     )
+    parser.add_argument(
+        "--epsilon", metavar="E", help="privacy loss of a face, for methods that have one; short for --option epsilon=E"
+    )
     parser.add_argument("--seal", action="store_true", help="put the originals, encrypted, into the record")
     parser.add_argument("--keep", metavar="FOLDER", help="people in these pictures are left as they are")
     parser.add_argument("--boxes", metavar="FILE.json", help="faces to anonymize, instead of detected ones")
@@ -485,6 +488,8 @@ def _anonymize(arguments: argparse.Namespace) -> int:
     plan = plan_jobs(arguments.inputs, arguments.output, file_format=arguments.format)
     model = resolve_model(arguments.model, revision=arguments.revision)
     info = require_anonymizer(model.method, model.name)
+    if arguments.epsilon is not None:
+        arguments.option.append(f"epsilon={arguments.epsilon}")
     options = _parse_options(model.method, arguments.option)
     boxes = _read_boxes(arguments.boxes)
     if arguments.keep is not None and not Path(arguments.keep).is_dir():

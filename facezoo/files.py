@@ -11,11 +11,13 @@ import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from facezoo.errors import InputError, OutputError
 
-__all__ = ["atomic_write", "check_output", "sha256_bytes", "sha256_file"]
+__all__ = ["atomic_write", "check_output", "checkpoint_file", "sha256_bytes", "sha256_file"]
 
 _REASONS: dict[int, str] = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere",
@@ -183,6 +185,16 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def checkpoint_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
+    """Where a checkpoint's file lies: in its folder, or in that of the checkpoint beside it which the manifest names.
+
+    Two checkpoints may share a file: the entry of the second says ``"from": "<name of the first>"``, with the same
+    hash. The folder of a bundled checkpoint is called like the checkpoint.
+    """
+    entry = manifest["files"].get(name, {})
+    return folder.parent / str(entry["from"]) / name if "from" in entry else folder / name
 
 
 def sha256_bytes(data: bytes) -> str:

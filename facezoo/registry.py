@@ -144,6 +144,15 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
         source="book, section 3.1.1; Table 4.1 (r = 5, 20); Fig. 6.7 (sigma = 8)",
     ),
     MethodInfo(
+        name="identity_dp",
+        summary="Laplace noise on the identity vector: differentially private identity, a natural face, no way back",
+        entry="facezoo.methods.identity_dp.method:IdentityDP",
+        options="facezoo.methods.identity_dp.options:IdentityDPOptions",
+        learned=True,
+        source="book, chapter 5 (Wen et al., Neurocomputing 2022)",
+        status="experimental",
+    ),
+    MethodInfo(
         name="identity_rotation",
         summary="rotate the identity vector by an angle set by the key; the face stays natural and can be recovered",
         entry="facezoo.methods.identity_rotation.method:IdentityRotation",

@@ -77,7 +77,8 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
         lines += ["## Configuration", "", *_facts(manifest["config"]), ""]
     lines += ["## Files", "", "| file | bytes | SHA-256 |", "|---|---:|---|"]
     for name, entry in sorted(manifest["files"].items()):
-        lines.append(f"| {name} | {entry['bytes']} | `{entry['sha256']}` |")
+        where = f" (shared with {entry['from']})" if "from" in entry else ""
+        lines.append(f"| {name}{where} | {entry['bytes']} | `{entry['sha256']}` |")
     return "\n".join(lines).rstrip() + "\n"
 
 

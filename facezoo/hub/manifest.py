@@ -13,6 +13,9 @@ manifest of a bundled checkpoint is itself compared with ``facezoo/checkpoints/r
      "metrics": {...}, "licence": "Apache-2.0", "training": {...}, "card": {"section title": "text", ...},
      "checksum": "..."}
 
+A file's entry may have ``"from": "identity_rotation.faces128"``: the file lies in that checkpoint's folder beside this
+one, and is checked against the hash here all the same. So two models that share networks are stored once.
+
 ``checksum`` is over all other fields: it finds damage, not malice. It is written always, and may be left out of a
 manifest that was edited by hand.
 
@@ -32,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from facezoo.errors import CheckpointError, FacezooError, OutputError, UnknownNameError
-from facezoo.files import sha256_bytes, sha256_file
+from facezoo.files import checkpoint_file, sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -176,8 +179,11 @@ def _check_manifest(manifest: object, where: Path) -> dict[str, Any]:
         # The pattern keeps every file inside the folder: no separators, no "..".
         if not _FILE.fullmatch(name):
             raise wrong(f"{name!r} is not the name of a safetensors file")
-        if not isinstance(entry, dict) or set(entry) != {"sha256", "bytes"}:
-            raise wrong(f"the entry of {name} must hold exactly sha256 and bytes")
+        if not isinstance(entry, dict) or set(entry) - {"from"} != {"sha256", "bytes"}:
+            raise wrong(f"the entry of {name} must hold exactly sha256 and bytes, and from where it is shared")
+        # Another checkpoint's name is a folder's name: the pattern lets nothing else through.
+        if "from" in entry and (not isinstance(entry["from"], str) or not _NAME.fullmatch(entry["from"])):
+            raise wrong(f"{name} is shared from something that is no checkpoint's name")
         if not isinstance(entry["sha256"], str) or not _SHA256.fullmatch(entry["sha256"]):
             raise wrong(f"the sha256 of {name} is malformed")
         if not isinstance(entry["bytes"], int) or isinstance(entry["bytes"], bool) or entry["bytes"] < 0:
@@ -226,12 +232,13 @@ def verify_files(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) ->
         present = sorted(path.name for path in Path(folder).iterdir() if path.name.endswith(".safetensors"))
     except OSError as error:
         raise CheckpointError(f"cannot read {folder}: {error.strerror}; check its permissions") from error
-    if foreign := [name for name in present if name not in manifest["files"]]:
+    own = {name for name, entry in manifest["files"].items() if "from" not in entry}
+    if foreign := [name for name in present if name not in own]:
         raise CheckpointError(
             f"{folder} holds {foreign[0]}, which its {MANIFEST_NAME} does not name; get a fresh copy of the checkpoint"
         )
     for name, entry in manifest["files"].items():
-        path = Path(folder) / name
+        path = checkpoint_file(Path(folder), manifest, name)
         try:
             size = path.stat().st_size
             if not path.is_file():
@@ -242,7 +249,7 @@ def verify_files(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) ->
                 )
             digest = sha256_file(path)
         except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing; get a fresh copy of the checkpoint") from error
+            raise _missing(path, entry) from error
         except (OSError, FacezooError) as error:
             if isinstance(error, CheckpointError):
                 raise
@@ -251,6 +258,14 @@ def verify_files(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) ->
             raise CheckpointError(
                 f"{path} is damaged or was altered (its SHA-256 is not the manifest's); get a fresh copy"
             )
+
+
+def _missing(path: Path, entry: Mapping[str, Any]) -> CheckpointError:
+    if "from" in entry:
+        return CheckpointError(
+            f"{path} is missing: this checkpoint shares it with {entry['from']}, whose folder must lie beside its own"
+        )
+    return CheckpointError(f"{path} is missing; get a fresh copy of the checkpoint")
 
 
 def load_networks(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
@@ -268,11 +283,11 @@ def load_networks(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -
     networks: dict[str, dict[str, Tensor]] = {}
     for name, entry in manifest["files"].items():
         # The bytes that are hashed are the bytes that are loaded: a file swapped in between changes nothing.
-        path = Path(folder) / name
+        path = checkpoint_file(Path(folder), manifest, name)
         try:
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing; get a fresh copy of the checkpoint") from error
+            raise _missing(path, entry) from error
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error.strerror}; check its permissions") from error
         if len(data) != entry["bytes"]:
@@ -468,12 +483,31 @@ def _nearest(name: str, choices: list[str]) -> str:
     return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
+def _shared_entries(parent: Path, shared: Mapping[str, str], own: set[str]) -> dict[str, dict[str, Any]]:
+    """Entries of files that lie in other checkpoints' folders; their hashes are those of the files as they are."""
+    entries: dict[str, dict[str, Any]] = {}
+    for network, owner in shared.items():
+        name = f"{network}.safetensors"
+        if not _NAME.fullmatch(owner):
+            raise CheckpointError(f"{network} cannot be shared from {owner!r}: that is no checkpoint's name")
+        if name in own:
+            raise CheckpointError(f"{network} is given and shared at once; do one of the two")
+        other, _ = read_manifest(parent / owner)
+        entry = other["files"].get(name)
+        if entry is None or "from" in entry:
+            raise CheckpointError(f"the checkpoint {owner} holds no {name} to share; name the one that does")
+        verify_files(parent / owner, other)
+        entries[name] = {**entry, "from": owner}
+    return entries
+
+
 def write_checkpoint(
     folder: str | os.PathLike[str],
     manifest: Mapping[str, object],
     networks: Mapping[str, Mapping[str, Tensor]],
     *,
     overwrite: bool = False,
+    shared: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint folder: all of it or nothing.
 
@@ -486,13 +520,16 @@ def write_checkpoint(
         networks: state dicts by network name, e.g. ``{"generator": generator.state_dict()}``. Tensors are copied to
             the CPU; tensors that share memory are written out separately.
         overwrite: whether an existing checkpoint may be replaced.
+        shared: networks that are not stored again: network name -> name of the checkpoint, in a folder of that name
+            beside this one, that holds the file.
 
     Returns:
         The manifest as written.
 
     Raises:
         OutputError: the folder exists (and ``overwrite`` is off) or cannot be written.
-        CheckpointError: a manifest that could not be read again, or tensors with values that are not finite.
+        CheckpointError: a manifest that could not be read again, tensors with values that are not finite, or a
+            shared network that the other checkpoint does not hold.
     """
     import torch
     from safetensors.torch import save
@@ -513,6 +550,7 @@ def write_checkpoint(
         contents[f"{name}.safetensors"] = save(tensors)
     full: dict[str, Any] = {**_DEFAULTS, **manifest}
     full["files"] = {name: {"sha256": sha256_bytes(data), "bytes": len(data)} for name, data in contents.items()}
+    full["files"] |= _shared_entries(target.parent, shared or {}, set(contents))
     try:
         full[_CHECKSUM] = _checksum(json.loads(json.dumps(full, allow_nan=False)))
         text = json.dumps(full, indent=2, sort_keys=True, allow_nan=False) + "\n"

@@ -38,7 +38,7 @@ def build_registry(root: Path = CHECKPOINTS) -> dict[str, Any]:
             "summary": manifest["summary"],
             "crop_size": manifest["crop_size"],
             "licence": manifest["licence"],
-            "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
+            "bytes": sum(entry["bytes"] for entry in manifest["files"].values() if "from" not in entry),
         }
     return {"format": "facezoo-checkpoint-registry", "format_version": 1, "models": models}
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from facezoo.errors import InputError, KeyMaterialError
 from facezoo.keys import Key
 from facezoo.methods.options import Options
+from facezoo.privacy.guarantee import Guarantee
 from facezoo.registry import reversible_methods
 
 __all__ = [
@@ -259,6 +260,10 @@ class Method(abc.ABC):
     def options_record(self, context: FaceContext) -> dict[str, object]:
         """What the picture's record says about the options: plain JSON values, no paths, no pictures, no secrets."""
         return self.resolve_options(context).to_record()
+
+    def guarantee(self, context: FaceContext) -> Guarantee | None:
+        """What one call promises for each face; None: nothing that could be proved. Here: None."""
+        return None
 
     def require_key(self, context: FaceContext) -> Key:
         """The context's key.

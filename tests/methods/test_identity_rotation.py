@@ -20,14 +20,10 @@ from facezoo.methods.identity_rotation import losses, placement
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.method import IdentityRotation
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
-from facezoo.methods.identity_rotation.networks import (
-    IdentityDistribution,
-    LinearPainter,
-    carrier_patterns,
-    coarse_face,
-)
+from facezoo.methods.identity_rotation.networks import carrier_patterns
 from facezoo.methods.identity_rotation.phase_code import CodeLayout, face_nonce, to_phasors, turn
 from facezoo.methods.identity_rotation.rotation import rotate, rotation_degrees, unrotate
+from facezoo.nets.disentangled import IdentityDistribution, LinearPainter, coarse_face
 from facezoo.nets.patch_discriminator import discriminator_loss, generator_loss
 from tests.core.toy import make_set
 

@@ -11,7 +11,6 @@ All of it works on 4x4-pixel cells (pixel-unshuffle), which keeps the convolutio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -46,23 +45,6 @@ def carrier_patterns(count: int) -> Tensor:
 
 PHASE_LIMIT = 0.85
 """Angles of the code stay within this part of a half turn, so that noise seldom carries one over the seam at pi."""
-
-
-def coarse_face(faces: Tensor, mask: Tensor, grid: int) -> Tensor:
-    """Replaces the inside of the face by a version of ``grid`` pixels across; outside it stays.
-
-    What the attribute encoder is allowed to know: pose, light, skin tone and a rough expression, not the identity.
-
-    Args:
-        faces: ``(B, 3, S, S)``.
-        mask: ``(S, S)`` soft face mask.
-        grid: Pixels across the crop; 0 returns the faces unchanged.
-    """
-    if grid == 0:
-        return faces
-    coarse = functional.adaptive_avg_pool2d(faces, grid)
-    coarse = functional.interpolate(coarse, size=faces.shape[-2:], mode="bilinear", align_corners=False)
-    return torch.lerp(faces, coarse, mask)
 
 
 class ResidualBlock(nn.Module):
@@ -160,85 +142,3 @@ class Revealer(nn.Module):
         fine = self.fine(torch.cat([grown, functional.pixel_unshuffle(saved, 2)], dim=1))
         raw = functional.pixel_shuffle(self.head(functional.leaky_relu(fine, 0.1)), 2)
         return torch.tanh(raw.to(saved.dtype))
-
-
-class LinearPainter(nn.Module):
-    """Best linear guess of a face from its identity vector and its coarse version: ridge regression, no training.
-
-    The attribute encoder sees this guess instead of the blurred face, and the generator adds to it. So a face of the
-    given identity stands in its place from the first batch on, and the networks need only make it real.
-
-    Args:
-        identity_dim: Length of the identity vector.
-        grid: Pixels across the coarse version.
-        size: Side of the picture.
-    """
-
-    def __init__(self, identity_dim: int, grid: int, size: int) -> None:
-        super().__init__()
-        self.grid, self.size = grid, size
-        self.linear = nn.Linear(identity_dim + 3 * grid * grid, 3 * size * size)
-
-    def features(self, identity: Tensor, faces: Tensor) -> Tensor:
-        """``(B, D)`` and ``(B, 3, S, S)`` -> ``(B, D + 3 grid^2)``, all of about unit variance."""
-        coarse = functional.adaptive_avg_pool2d(faces, self.grid).flatten(1)
-        return torch.cat([identity * identity.shape[1] ** 0.5, coarse], dim=1)
-
-    def forward(self, identity: Tensor, faces: Tensor) -> Tensor:
-        """Guess at ``(B, 3, S, S)`` in [-1, 1]; of ``faces`` only the coarse version is used."""
-        with torch.autocast(faces.device.type, enabled=False):  # a regression solved in float64 is read in float32
-            flat: Tensor = self.linear(self.features(identity, faces))
-        return flat.view(-1, 3, self.size, self.size).clamp(-1, 1).contiguous(memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]], ridge: float = 0.02) -> None:
-        """Solves the regression.
-
-        Args:
-            batches: ``(identity (B, D), faces (B, 3, S, S))``.
-            ridge: Weight of the penalty, as a part of the mean variance of a feature, for each picture.
-        """
-        columns = self.linear.in_features + 1
-        gram = torch.zeros(columns, columns, dtype=torch.float64)
-        moment = torch.zeros(columns, self.linear.out_features, dtype=torch.float64)
-        count = 0
-        for identity, faces in batches:
-            features = torch.cat([self.features(identity, faces), torch.ones(len(faces), 1)], dim=1)
-            gram += (features.T @ features).double()
-            moment += (features.T @ faces.flatten(1)).double()
-            count += len(faces)
-        penalty = ridge * count * torch.eye(columns, dtype=torch.float64)
-        penalty[-1, -1] = 0  # the mean is not penalised
-        solution = torch.linalg.solve(gram + penalty, moment)
-        self.linear.weight.copy_(solution[:-1].T)
-        self.linear.bias.copy_(solution[-1])
-
-
-class IdentityDistribution(nn.Module):
-    """Mean and covariance factor of the training identities: what a key's reference vector is drawn from.
-
-    The book mixes ten random training identities for each password. A draw from the Gaussian of the same mean and
-    covariance looks the same to the generator, needs no library of people, and lends nobody's identity.
-    """
-
-    mean: Tensor
-    factor: Tensor
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("factor", torch.eye(dim))
-
-    @torch.no_grad()
-    def fit(self, identities: Tensor) -> None:
-        """Fits to ``(N, D)`` unit vectors (float64 inside; a little of the diagonal keeps the factor defined)."""
-        z = functional.normalize(identities.double(), dim=-1)
-        mean = z.mean(0)
-        covariance = (z - mean).T @ (z - mean) / len(z)
-        covariance += 1e-6 * covariance.diagonal().mean() * torch.eye(len(mean), dtype=z.dtype, device=z.device)
-        self.mean.copy_(mean)
-        self.factor.copy_(torch.linalg.cholesky(covariance))
-
-    def forward(self, normal: Tensor) -> Tensor:
-        """Standard normal ``(B, D)`` -> unit reference vectors ``(B, D)``."""
-        return functional.normalize(self.mean + normal @ self.factor.T, dim=-1)

@@ -33,9 +33,9 @@ from facezoo.data.embeddings import ensure_embeddings
 from facezoo.methods.identity_rotation import losses
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
-from facezoo.methods.identity_rotation.networks import LinearPainter
 from facezoo.methods.identity_rotation.phase_code import to_phasors, turn
 from facezoo.methods.identity_rotation.rotation import PRIVACY_LEVELS, rotate, rotation_degrees
+from facezoo.nets.disentangled import LinearPainter
 from facezoo.nets.patch_discriminator import MultiScaleDiscriminator, discriminator_loss, generator_loss
 from facezoo.recognition import load_recogniser
 

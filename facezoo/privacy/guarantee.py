@@ -1,0 +1,43 @@
+"""What a method promises about one anonymized face, in numbers and in words. Goes into the record and to the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from facezoo.privacy.accounting import Cost
+
+__all__ = ["Guarantee"]
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """The promise for one face.
+
+    Attributes:
+        cost: epsilon and delta that one release of one face spends.
+        protects: what the numbers are about.
+        neighbours: which two inputs cannot be told apart.
+        leaks: what the result may tell all the same.
+        holds: whether the numbers hold; false with a sensitivity that is no bound, or with seeded noise.
+        reason: why they hold, or why not.
+    """
+
+    cost: Cost
+    protects: str
+    neighbours: str
+    leaks: str
+    holds: bool
+    reason: str
+
+    def to_record(self) -> dict[str, object]:
+        """Plain JSON values. Where nothing holds the record does not show numbers that look like a guarantee."""
+        if not self.holds:
+            return {"guarantee": f"none: {self.reason}", "nominal_epsilon": self.cost.epsilon, "leaks": self.leaks}
+        delta = f", delta {self.cost.delta:g}" if self.cost.delta else ""
+        return {
+            "guarantee": f"epsilon {self.cost.epsilon:g}{delta} for each face, about {self.protects}; {self.reason}",
+            "epsilon": self.cost.epsilon,
+            "delta": self.cost.delta,
+            "neighbours": self.neighbours,
+            "leaks": self.leaks,
+        }
