@@ -8,18 +8,11 @@ from torch.nn import functional
 
 from facezoo.faces.mask import face_mask
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
-from facezoo.methods.identity_rotation.networks import (
-    CELL,
-    CodeEmbedder,
-    CodeEncoder,
-    CodeExtractor,
-    IdentityDistribution,
-    LinearPainter,
-    Revealer,
-    coarse_face,
-)
-from facezoo.methods.identity_rotation.phase_code import CodeLayout
+from facezoo.methods.identity_rotation.networks import IdentityDistribution
 from facezoo.nets.aad import AADGenerator, AttributeEncoder
+from facezoo.nets.concealed_code import CELL, CodeEmbedder, CodeEncoder, CodeExtractor, Revealer
+from facezoo.nets.linear_painter import LinearPainter, coarse_face
+from facezoo.privacy.phase_code import CodeLayout
 
 _ADDED = 0.5
 """Largest change that the generator makes to the linear guess, of the [-1, 1] range."""
@@ -52,7 +45,7 @@ class IdentityRotationNetworks(nn.Module):
         self.code_embedder = CodeEmbedder(c.code_channels, width, max(1, blocks - 1), c.residual_limit)
         self.code_extractor = CodeExtractor(c.code_channels, width, blocks)
         self.revealer = Revealer(c.code_channels, width, blocks)
-        self.layout = CodeLayout(c.code_channels, c.size // CELL)
+        self.layout = CodeLayout(c.code_channels, c.size // CELL, "identity_rotation/code")
         small_mask = torch.from_numpy(face_mask(c.generator_size).copy())
         self.register_buffer("generator_mask", small_mask, persistent=False)
         self.register_buffer("mask", torch.from_numpy(face_mask(c.size).copy()), persistent=False)
