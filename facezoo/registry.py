@@ -110,6 +110,9 @@ class MethodInfo:
 _CLASSICS = "facezoo.methods.classics"
 _KSAME = "facezoo.methods.ksame"
 
+_SDN = "facezoo.methods.sdn"
+_MFM = "facezoo.methods.mfm"
+
 _BUILT_IN: tuple[MethodInfo, ...] = (
     MethodInfo(
         name="black_box",
@@ -180,6 +183,19 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
         entry=f"{_CLASSICS}.smooth:Pixelation",
         options=f"{_CLASSICS}.config:PixelationOptions",
         source="book, section 3.1.1; Tables 4.1 (4x4, 8x8) and 5.1 (8x8, 16x16 at 256)",
+    ),
+    MethodInfo(
+        name="sdn",
+        summary="another face by password and attributes, from two networks; recovered with both",
+        entry=f"{_SDN}.method:SDN",
+        options=f"{_SDN}.options:SDNOptions",
+        learned=True,
+        reversible=True,
+        uses_key=True,
+        requires_key=True,
+        source="Pan, Chen, Wu, Electronics 2024, 13, 4398",
+        status="experimental",
+        training=f"{_SDN}.training:SDNTraining",
     ),
 )
 """The methods of this package, by name. A new one is added here and nowhere else."""
