@@ -121,6 +121,9 @@ class MethodInfo:
 _CLASSICS = "facezoo.methods.classics"
 _KSAME = "facezoo.methods.ksame"
 
+_SDN = "facezoo.methods.sdn"
+_MFM = "facezoo.methods.mfm"
+
 _BUILT_IN: tuple[MethodInfo, ...] = (
     MethodInfo(
         name="black_box",
@@ -223,6 +226,19 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
         status="experimental",
         training="facezoo.methods.stylegan2.training:StyleGAN2Training",
         kind="generator",
+    ),
+    MethodInfo(
+        name="sdn",
+        summary="another face by password and attributes, from two networks; recovered with both",
+        entry=f"{_SDN}.method:SDN",
+        options=f"{_SDN}.options:SDNOptions",
+        learned=True,
+        reversible=True,
+        uses_key=True,
+        requires_key=True,
+        source="Pan, Chen, Wu, Electronics 2024, 13, 4398",
+        status="experimental",
+        training=f"{_SDN}.training:SDNTraining",
     ),
 )
 """The methods of this package, by name. A new one is added here and nowhere else."""

@@ -376,6 +376,7 @@ def rewrite_packed(
     *,
     indices: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
     arrays: Mapping[str, Array] | None = None,
+    metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Copy a packed set, choosing pictures or adding labels (embeddings, say).
@@ -385,6 +386,7 @@ def rewrite_packed(
         output: the packed file to write; it may be the same when ``overwrite`` is on.
         indices: pictures to keep, in this order; None keeps all.
         arrays: labels to add or replace, one row for each *kept* picture.
+        metadata: texts of the header to add or replace.
         overwrite: replace an existing file.
 
     Returns:
@@ -408,7 +410,7 @@ def rewrite_packed(
         identities=[packed.identities[identity[index]] for index in chosen],
         files=[packed.files[index] for index in chosen],
         arrays=labels | dict(arrays or {}),
-        metadata={name: text for name, text in packed.metadata.items() if name not in fixed},
+        metadata={name: text for name, text in packed.metadata.items() if name not in fixed} | dict(metadata or {}),
         source=packed.metadata.get("source", ""),
         crop=packed.metadata.get("crop", "template128"),
         overwrite=overwrite,

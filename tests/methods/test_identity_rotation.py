@@ -11,19 +11,22 @@ import pytest
 import torch
 from torch.nn import functional
 
+from facezoo.concealment import placement
+from facezoo.concealment.phase_code import CodeLayout
+from facezoo.core import saved_file
 from facezoo.core.recipe import load_recipe
 from facezoo.core.run import train
 from facezoo.errors import CheckpointError, InputError, KeyMaterialError
 from facezoo.keys import Key
 from facezoo.methods.base import FaceContext
-from facezoo.methods.identity_rotation import losses, placement
+from facezoo.methods.identity_rotation import losses
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.method import IdentityRotation
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
-from facezoo.methods.identity_rotation.networks import carrier_patterns
-from facezoo.methods.identity_rotation.phase_code import CodeLayout, face_nonce, to_phasors, turn
 from facezoo.methods.identity_rotation.rotation import rotate, rotation_degrees, unrotate
-from facezoo.nets.disentangled import IdentityDistribution, LinearPainter, coarse_face
+from facezoo.nets.concealed_code import carrier_patterns, to_phasors, turn
+from facezoo.nets.disentangled import IdentityDistribution
+from facezoo.nets.linear_painter import LinearPainter, coarse_face
 from facezoo.nets.patch_discriminator import discriminator_loss, generator_loss
 from tests.core.toy import make_set
 
@@ -113,13 +116,13 @@ class TestLosses:
 
     def test_reveal_loss_of_equal_pictures(self):
         x = torch.rand(2, 3, 32, 32) * 2 - 1
-        l1, dissimilarity = losses.reveal_loss(x, x)
+        l1, dissimilarity = saved_file.reveal_loss(x, x)
         assert l1.item() == 0
         assert dissimilarity.item() == pytest.approx(0, abs=1e-5)
 
     def test_rounding_is_that_of_a_file_and_passes_the_gradient(self):
         x = (torch.rand(1, 3, 8, 8) * 2.4 - 1.2).requires_grad_()
-        y = losses.to_8_bit(x)
+        y = saved_file.to_8_bit(x)
         levels = (y + 1) * 127.5
         assert torch.allclose(levels, levels.round(), atol=1e-4)
         y.sum().backward()
@@ -138,7 +141,7 @@ class TestLosses:
         Image.fromarray(pixels).save(buffer, "JPEG", quality=75)
         real = torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1).float()
         x = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        simulated = (losses.through_jpeg(x, torch.tensor([75.0]))[0] + 1) * 127.5
+        simulated = (saved_file.through_jpeg(x, torch.tensor([75.0]))[0] + 1) * 127.5
         assert (simulated - real).abs().mean() < 2.0
 
     def test_coarse_face_keeps_the_outside(self):
@@ -152,7 +155,7 @@ class TestLosses:
 
 
 class TestCode:
-    layout = CodeLayout(4, 32)
+    layout = CodeLayout(4, 32, "test/code")
 
     def angles(self, seed: int = 0) -> torch.Tensor:
         return (torch.rand(1, 4, 32, 32, generator=torch.Generator().manual_seed(seed)) - 0.5) * 5
@@ -200,9 +203,9 @@ class TestCode:
 
     def test_nonce_is_of_the_face_and_the_key(self):
         crop = torch.rand(3, 16, 16) * 2 - 1
-        assert face_nonce(KEY, crop) == face_nonce(KEY, crop.clone())
-        assert face_nonce(KEY, crop) != face_nonce(OTHER, crop)
-        assert face_nonce(KEY, crop) != face_nonce(KEY, -crop)
+        assert self.layout.face_nonce(KEY, crop) == self.layout.face_nonce(KEY, crop.clone())
+        assert self.layout.face_nonce(KEY, crop) != self.layout.face_nonce(OTHER, crop)
+        assert self.layout.face_nonce(KEY, crop) != self.layout.face_nonce(KEY, -crop)
 
     def test_turning_there_and_back(self):
         phasors, angles = to_phasors(self.angles(1)), self.angles(2)
@@ -214,10 +217,10 @@ class TestCode:
 
     def test_too_small_for_the_header(self):
         with pytest.raises(ValueError, match="no room"):
-            CodeLayout(4, 12)
+            CodeLayout(4, 12, "test/code")
 
     def test_fewer_repeats_in_small_crops(self):
-        layout = CodeLayout(4, 16)
+        layout = CodeLayout(4, 16, "test/code")
         assert layout.repeats == 3
         phasors = layout.encrypt(torch.zeros(1, 4, 16, 16), [KEY], [b"abcd"])
         assert layout.read_header(phasors[0], KEY) == (b"abcd", True)
@@ -243,7 +246,7 @@ class TestCode:
 
 
 class TestPlacement:
-    layout = CodeLayout(4, 32)
+    layout = CodeLayout(4, 32, "test/code")
 
     def transforms(self, count: int = 40) -> np.ndarray:
         random = np.random.default_rng(0)

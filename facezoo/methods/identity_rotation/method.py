@@ -25,15 +25,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facezoo.concealment import placement
 from facezoo.core.configuration import build_strict
 from facezoo.errors import CheckpointError, InputError
 from facezoo.keys import Key
 from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_faces
-from facezoo.methods.identity_rotation import placement
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
 from facezoo.methods.identity_rotation.options import IdentityRotationOptions
-from facezoo.methods.identity_rotation.phase_code import face_nonce
 from facezoo.methods.identity_rotation.rotation import rotate, rotation_degrees, unrotate
 from facezoo.methods.options import Options
 from facezoo.recognition import load_recogniser
@@ -107,7 +106,7 @@ class IdentityRotation(LearnedMethod):
         rotated = rotate(self.recogniser(crops), self._reference(key), rotation_degrees(options.level))
         result = self.networks.cover(crops, functional.normalize(rotated, dim=-1))
         if options.conceal:
-            nonces = [face_nonce(key, crop) for crop in crops]
+            nonces = [self.networks.layout.face_nonce(key, crop) for crop in crops]
             angles = self.networks.code_encoder(crops)
             phasors = self.networks.layout.encrypt(angles, [key] * len(crops), nonces)
             result = result + self.networks.code_embedder(result, phasors)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from facezoo.concealment.phase_code import CodeLayout
 from facezoo.faces.mask import face_mask
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
-from facezoo.methods.identity_rotation.networks import CELL, CodeEmbedder, CodeEncoder, CodeExtractor, Revealer
-from facezoo.methods.identity_rotation.phase_code import CodeLayout
+from facezoo.nets.concealed_code import CELL, CodeEmbedder, CodeEncoder, CodeExtractor, Revealer
 from facezoo.nets.disentangled import DisentangledPainter
 
 
@@ -34,4 +34,4 @@ class IdentityRotationNetworks(DisentangledPainter):
         self.code_embedder = CodeEmbedder(c.code_channels, width, max(1, blocks - 1), c.residual_limit)
         self.code_extractor = CodeExtractor(c.code_channels, width, blocks)
         self.revealer = Revealer(c.code_channels, width, blocks)
-        self.layout = CodeLayout(c.code_channels, c.size // CELL)
+        self.layout = CodeLayout(c.code_channels, c.size // CELL, "identity_rotation/code")

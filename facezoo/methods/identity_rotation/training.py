@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from facezoo.core import saved_file
 from facezoo.core.batches import PackedBatches
 from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, PhasedModule, Side
@@ -33,9 +34,9 @@ from facezoo.data.embeddings import ensure_embeddings
 from facezoo.methods.identity_rotation import losses
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
-from facezoo.methods.identity_rotation.phase_code import to_phasors, turn
 from facezoo.methods.identity_rotation.rotation import PRIVACY_LEVELS, rotate, rotation_degrees
-from facezoo.nets.disentangled import LinearPainter
+from facezoo.nets.concealed_code import to_phasors, turn
+from facezoo.nets.linear_painter import LinearPainter
 from facezoo.nets.patch_discriminator import MultiScaleDiscriminator, discriminator_loss, generator_loss
 from facezoo.recognition import load_recogniser
 
@@ -86,7 +87,7 @@ class IdentityRotationTraining(PhasedModule):
             InputError: JPEG is to be simulated and kornia is missing; told now and not hours later, in phase two.
         """
         if self.config.jpeg_share > 0 and self.config.conceal_batches > 0:
-            losses.jpeg_codec()
+            saved_file.jpeg_codec()
         for path in paths:
             ensure_embeddings(path, self.config.recogniser, self.recogniser, device)
 
@@ -192,7 +193,7 @@ class IdentityRotationTraining(PhasedModule):
             if bool(swapped.any()):
                 rng = self.generator_for("jitter")
                 offsets = (torch.rand(len(faces) * self.world_size, 2, generator=rng) * 2 - 1) * c.recogniser_jitter
-                seen = losses.jitter(result[swapped], self.share(offsets)[swapped])
+                seen = saved_file.jitter(result[swapped], self.share(offsets)[swapped])
                 embedding = self.recogniser(seen)
                 ident = losses.identity_loss(embedding, target[swapped]).sum() / n_swapped
                 again = self.model.attribute_encoder(self.model.seen(result[swapped], target[swapped]))
@@ -249,7 +250,7 @@ class IdentityRotationTraining(PhasedModule):
             noisy = phasors + 0.3 * self.share(torch.randn(whole, *phasors.shape[1:], generator=rng))
             read = torch.where(helped[:, None, None, None], noisy, extracted)
             revealed = self.model.revealer(saved, turn(read, -stream) * mask)
-            l1, dissimilarity = losses.reveal_loss(revealed, faces)
+            l1, dissimilarity = saved_file.reveal_loss(revealed, faces)
             change = residual.square().mean()
             total = (
                 c.lambda_extract * extract
@@ -271,18 +272,18 @@ class IdentityRotationTraining(PhasedModule):
         rng = self.generator_for("file")
         draw, amount = torch.rand(2, generator=rng).tolist()
         if self.locate(self.batches_seen)[1] < 0.1 * c.conceal_batches:
-            return losses.to_8_bit(picture)  # first learn to read a clean file
+            return saved_file.to_8_bit(picture)  # first learn to read a clean file
         whole = len(picture) * self.world_size
         quality = torch.rand(whole, generator=rng) * (c.jpeg_quality_high - c.jpeg_quality_low) + c.jpeg_quality_low
         offsets = (torch.rand(whole, 2, generator=rng) - 0.5) / c.size  # up to half a pixel
         if draw < c.shift_share / 2:
-            return losses.jitter(losses.to_8_bit(picture), self.share(offsets))
+            return saved_file.jitter(saved_file.to_8_bit(picture), self.share(offsets))
         if draw < c.shift_share:
             side = int(c.size * (0.75 + 0.75 * amount))
-            return losses.to_8_bit(losses.through_resize(losses.to_8_bit(picture), side))
+            return saved_file.to_8_bit(saved_file.through_resize(saved_file.to_8_bit(picture), side))
         if draw < c.shift_share + c.jpeg_share:
-            return losses.to_8_bit(losses.through_jpeg(losses.to_8_bit(picture), self.share(quality)))
-        return losses.to_8_bit(picture)
+            return saved_file.to_8_bit(saved_file.through_jpeg(saved_file.to_8_bit(picture), self.share(quality)))
+        return saved_file.to_8_bit(picture)
 
     def _optimizers(self) -> Sequence[Any]:
         optimizers = self.optimizers()
@@ -316,7 +317,7 @@ class IdentityRotationTraining(PhasedModule):
                 angles = model.code_encoder(faces)
                 stream = torch.rand(angles.shape, generator=rng).to(angles) * 2 * math.pi
                 phasors = to_phasors(angles + stream)
-                saved = losses.to_8_bit(covers[0] + model.code_embedder(covers[0], phasors))
+                saved = saved_file.to_8_bit(covers[0] + model.code_embedder(covers[0], phasors))
                 mask = model.layout.payload_mask.to(faces.device).repeat(2, 1, 1)
                 read = model.code_extractor(saved)
                 rows += [

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facezoo.nets.concealed_code import to_phasors, turn
+
 if TYPE_CHECKING:
     from facezoo.keys import Key
 
@@ -35,7 +37,6 @@ TAG_BITS = 24
 MOST_REPEATS = 16
 FEWEST_REPEATS = 3
 """Each bit stands at so many positions: as many as fit, which is 16 in crops of 128 pixels and 3 in crops of 64."""
-_PURPOSE = "identity_rotation/code"
 TAG_ERRORS_ALLOWED = 2
 """Of 24 tag bits, for the nonce as read: a wrong key passes with probability 301 / 2^24, about 2e-5."""
 DOUBTFUL_BITS = 8
@@ -49,17 +50,18 @@ class CodeLayout:
     Args:
         channels: Phasor channels C.
         side: Cells of a side, S / 4.
+        purpose: The method's own purpose for the key's expansions, e.g. "identity_rotation/code".
 
     Raises:
         ValueError: The last channel is too small for the reserved positions.
     """
 
-    def __init__(self, channels: int, side: int) -> None:
+    def __init__(self, channels: int, side: int, purpose: str) -> None:
         bits = NONCE_BITS + TAG_BITS
         self.repeats = min(MOST_REPEATS, (side * side - PILOTS) // bits)
         if self.repeats < FEWEST_REPEATS:
             raise ValueError(f"a code of {side}x{side} cells has no room for pilots, nonce and tag")
-        self.channels, self.side = channels, side
+        self.channels, self.side, self.purpose = channels, side, purpose
         # A fixed public shuffle spreads each bit's repeats over the picture: a local fault costs a repeat, not a bit.
         order = torch.randperm(side * side, generator=torch.Generator().manual_seed(20260))
         base = (channels - 1) * side * side
@@ -75,13 +77,14 @@ class CodeLayout:
         """1 where a phasor carries the face, 0 at reserved positions; ``(C, H, W)``."""
 
     # ------------------------------------------------------------------ writing
-    def encrypt(self, angles: Tensor, keys: list[Key], nonces: list[bytes]) -> Tensor:
+    def encrypt(self, angles: Tensor, keys: list[Key], nonces: list[bytes], context: bytes = b"") -> Tensor:
         """Angles of the face -> encrypted phasors with pilots, nonce and tag.
 
         Args:
             angles: ``(B, C, H, W)`` radians.
             keys: One key a face.
             nonces: One 4-byte nonce a face.
+            context: What else must be known to read the face, besides the key: attributes, say. The tag tells.
 
         Returns:
             ``(B, 2C, H, W)``: real parts, then imaginary parts.
@@ -89,21 +92,22 @@ class CodeLayout:
         flat = angles.flatten(1).clone()
         for row, key, nonce in zip(flat, keys, nonces, strict=True):
             head_stream = self._head_stream(key)
-            row += self._stream(key, nonce).to(row)
+            row += self._stream(key, nonce, context).to(row)
             bits = _to_bits(nonce)
-            tag = _to_bits(_tag(key, nonce))
+            tag = _to_bits(self._tag(key, nonce, context))
             row[self.nonce] = math.pi * bits.to(row) + head_stream[: self.nonce.numel()].view_as(self.nonce).to(row)
             row[self.tag] = math.pi * tag.to(row) + head_stream[self.nonce.numel() :].view_as(self.tag).to(row)
             row[self.pilots] = self.pilot_angles.to(row)
         return to_phasors(flat.view_as(angles))
 
     # ------------------------------------------------------------------ reading
-    def read_header(self, phasors: Tensor, key: Key) -> tuple[bytes, bool]:
+    def read_header(self, phasors: Tensor, key: Key, context: bytes = b"") -> tuple[bytes, bool]:
         """Nonce of one face, and whether the tag fits the key.
 
         Args:
             phasors: ``(2C, H, W)`` as extracted from the picture.
             key: The key to try.
+            context: As in ``encrypt``.
         """
         real, imaginary = phasors.flatten().double().cpu().chunk(2)
         # One wildly wrong position must not outvote the others.
@@ -122,7 +126,7 @@ class CodeLayout:
 
         def tag_errors(bits: np.ndarray[Any, np.dtype[np.bool_]]) -> tuple[bytes, int]:
             nonce = np.packbits(bits).tobytes()
-            return nonce, int((read_tag != _to_bits(_tag(key, nonce)).bool()).sum())
+            return nonce, int((read_tag != _to_bits(self._tag(key, nonce, context)).bool()).sum())
 
         nonce, errors = tag_errors(as_read)
         if errors <= TAG_ERRORS_ALLOWED:
@@ -137,9 +141,9 @@ class CodeLayout:
                     return guessed, True
         return nonce, False
 
-    def decrypt(self, phasors: Tensor, key: Key, nonce: bytes) -> Tensor:
+    def decrypt(self, phasors: Tensor, key: Key, nonce: bytes, context: bytes = b"") -> Tensor:
         """Turns the phasors of one face back, ``(2C, H, W)`` -> ``(2C, H, W)``, zero at reserved positions."""
-        angles = self._stream(key, nonce).view(self.channels, self.side, self.side)
+        angles = self._stream(key, nonce, context).view(self.channels, self.side, self.side)
         return turn(phasors[None], -angles[None].to(phasors))[0] * self.payload_mask.repeat(2, 1, 1).to(phasors)
 
     def pilot_search(self, phasors: Tensor, reach: int) -> tuple[Tensor, Tensor]:
@@ -174,34 +178,22 @@ class CodeLayout:
         return best, shift
 
     # ------------------------------------------------------------------ streams
-    def _stream(self, key: Key, nonce: bytes) -> Tensor:
-        uniform = key.uniform(f"{_PURPOSE}/face", self.channels * self.side * self.side, context=nonce)
+    def face_nonce(self, key: Key, crop: Tensor) -> bytes:
+        """Nonce of a face: HMAC of its 8-bit pixels under the key, 4 bytes; ``crop`` is ``(3, S, S)`` in [-1, 1]."""
+        pixels = ((crop.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return key.tag(f"{self.purpose}/nonce", pixels.numpy().tobytes(), NONCE_BITS // 8)
+
+    def _stream(self, key: Key, nonce: bytes, context: bytes) -> Tensor:
+        size = self.channels * self.side * self.side
+        uniform = key.uniform(f"{self.purpose}/face", size, context=nonce + context)
         return torch.from_numpy(uniform) * math.pi
 
     def _head_stream(self, key: Key) -> Tensor:
-        return torch.from_numpy(key.uniform(f"{_PURPOSE}/header", self.nonce.numel() + self.tag.numel())) * math.pi
+        size = self.nonce.numel() + self.tag.numel()
+        return torch.from_numpy(key.uniform(f"{self.purpose}/header", size)) * math.pi
 
-
-def face_nonce(key: Key, crop: Tensor) -> bytes:
-    """Nonce of a face: HMAC of its 8-bit pixels under the key, 4 bytes; ``crop`` is ``(3, S, S)`` in [-1, 1]."""
-    pixels = ((crop.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return key.tag(f"{_PURPOSE}/nonce", pixels.numpy().tobytes(), NONCE_BITS // 8)
-
-
-def to_phasors(angles: Tensor) -> Tensor:
-    """``(B, C, H, W)`` radians -> ``(B, 2C, H, W)`` cosines, then sines."""
-    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
-
-
-def turn(phasors: Tensor, angles: Tensor) -> Tensor:
-    """Complex product of ``(B, 2C, H, W)`` phasors with ``exp(i angles)``, ``(B, C, H, W)``."""
-    real, imaginary = phasors.chunk(2, dim=1)
-    cosine, sine = torch.cos(angles), torch.sin(angles)
-    return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=1)
-
-
-def _tag(key: Key, nonce: bytes) -> bytes:
-    return key.tag(f"{_PURPOSE}/tag", nonce, TAG_BITS // 8)
+    def _tag(self, key: Key, nonce: bytes, context: bytes) -> bytes:
+        return key.tag(f"{self.purpose}/tag", nonce + context, TAG_BITS // 8)
 
 
 def _to_bits(data: bytes) -> Tensor:

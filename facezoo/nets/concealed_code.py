@@ -1,9 +1,9 @@
-"""Networks of identity_rotation that the AAD family does not share: the concealed code and its reader.
+"""Networks that hide a code in a picture and read it back from the saved file.
 
-Phase 2 hides, in the anonymized picture itself, a code from which the original face can be drawn again. The code is a
-field of phasors: unit complex numbers, ``code_channels`` of them in each cell of 4x4 pixels, whose angles the code
-encoder chooses. Between encoder and picture every angle is turned by an angle of the key's stream (``phase_code``), so
-what the embedder sees is uniformly random and independent of the face, whatever the networks learn.
+The code is a field of phasors: unit complex numbers, ``channels`` of them in each cell of 4x4 pixels, whose angles the
+code encoder chooses. Between encoder and picture every angle is turned by an angle of the key's stream
+(``facezoo.concealment.phase_code``), so what the embedder sees is uniformly random and independent of the face,
+whatever the networks learn.
 
 All of it works on 4x4-pixel cells (pixel-unshuffle), which keeps the convolutions small.
 """
@@ -142,3 +142,15 @@ class Revealer(nn.Module):
         fine = self.fine(torch.cat([grown, functional.pixel_unshuffle(saved, 2)], dim=1))
         raw = functional.pixel_shuffle(self.head(functional.leaky_relu(fine, 0.1)), 2)
         return torch.tanh(raw.to(saved.dtype))
+
+
+def to_phasors(angles: Tensor) -> Tensor:
+    """``(B, C, H, W)`` radians -> ``(B, 2C, H, W)`` cosines, then sines."""
+    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
+
+
+def turn(phasors: Tensor, angles: Tensor) -> Tensor:
+    """Complex product of ``(B, 2C, H, W)`` phasors with ``exp(i angles)``, ``(B, C, H, W)``."""
+    real, imaginary = phasors.chunk(2, dim=1)
+    cosine, sine = torch.cos(angles), torch.sin(angles)
+    return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=1)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from facezoo.methods.identity_rotation.networks import CELL
-from facezoo.methods.identity_rotation.phase_code import CodeLayout
+from facezoo.concealment.phase_code import CodeLayout
+from facezoo.nets.concealed_code import CELL
 
 _DoubleArray = np.ndarray[Any, np.dtype[np.float64]]
 

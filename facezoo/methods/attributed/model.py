@@ -1,0 +1,147 @@
+"""What the networks of SDN and MfM have in common: conditions, style, what is seen, the concealed code, the bank."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facezoo.concealment.phase_code import CodeLayout
+from facezoo.data.attributes import ATTRIBUTES
+from facezoo.faces.mask import face_mask
+from facezoo.methods.attributed.config import AttributedConfig
+from facezoo.nets.concealed_code import CELL, CodeEmbedder, CodeEncoder, CodeExtractor
+from facezoo.nets.dosgan import FeatureExtractor, SourceBank, Translator
+from facezoo.nets.linear_painter import LinearPainter, coarse_face
+
+_SKIP_LIMIT = 0.97
+"""The input skip goes through atanh, which is infinite at 1."""
+
+
+class LatentDirections(nn.Module):
+    """Directions in the bottleneck, one a (binary) attribute; zero until they are fitted (latent space manipulation).
+
+    Args:
+        attributes: Their names.
+        shape: Of the bottleneck, (C, H, W).
+    """
+
+    directions: Tensor
+
+    def __init__(self, attributes: tuple[str, ...], shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.attributes = attributes
+        self.register_buffer("directions", torch.zeros(len(attributes), *shape))
+
+    def forward(self, degrees: Tensor) -> Tensor:
+        """Shift of the bottleneck for degrees ``(B, A)``: ``(B, C, H, W)``."""
+        return torch.einsum("ba,achw->bchw", degrees.to(self.directions), self.directions)
+
+
+class AttributedNetworks(nn.Module):
+    """Base of ``SDNNetworks`` and ``MfMNetworks``."""
+
+    mask: Tensor
+    generator_mask: Tensor
+
+    def __init__(self, config: AttributedConfig, purpose: str) -> None:
+        super().__init__()
+        c = config
+        self.config = c
+        self.extractor: nn.Module = (
+            FeatureExtractor(
+                c.extractor_size,
+                c.extractor_width,
+                c.extractor_max_width,
+                c.extractor_layers,
+                c.extractor_residual,
+                c.style_features,
+                c.identity_classes,
+            )
+            if c.extractor == "learned"
+            else nn.Identity()
+        )
+        self.source_bank = SourceBank(c.bank_entries, c.feature_dim, c.bank_people)
+        self.painter: nn.Module = (
+            LinearPainter(c.feature_dim + c.request_dim - c.password_bits, c.content_grid, c.generator_size)
+            if c.linear_painter
+            else nn.Identity()
+        )
+        if c.keyed_code:
+            self.code_encoder = CodeEncoder(c.code_channels, c.code_width, max(1, c.code_blocks - 1))
+            self.code_embedder = CodeEmbedder(
+                c.code_channels, c.code_width, max(1, c.code_blocks - 1), c.residual_limit
+            )
+            self.code_extractor = CodeExtractor(c.code_channels, c.code_width, c.code_blocks)
+            self.layout = CodeLayout(c.code_channels, c.size // CELL, purpose)
+        side = c.generator_size // 4
+        self.latent_directions = LatentDirections(c.attributes, (4 * c.width, side, side))
+        self.register_buffer("generator_mask", torch.from_numpy(face_mask(c.generator_size).copy()), persistent=False)
+        self.register_buffer("mask", torch.from_numpy(face_mask(c.size).copy()), persistent=False)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by the names of their files."""
+        return {name: child for name, child in self.named_children() if not isinstance(child, nn.Identity)}
+
+    def new_style_map(self) -> nn.Module:
+        """Features -> the features' part of the style vector; nothing to do for the learned extractor's."""
+        c = self.config
+        return nn.Linear(c.feature_dim, c.style_features) if c.extractor == "recogniser" else nn.Identity()
+
+    # ------------------------------------------------------------------ inputs
+    def one_hot(self, attributes: Tensor) -> Tensor:
+        """Attribute indices ``(B, A)``, -1 for nothing asked -> ``(B, V)``: a one for each value that is asked for."""
+        columns = [
+            functional.one_hot(attributes[:, i] + 1, len(ATTRIBUTES[name].values) + 1)[:, 1:].float()
+            for i, name in enumerate(self.config.attributes)
+        ]
+        return torch.cat(columns, dim=1) if columns else attributes.new_zeros(len(attributes), 0).float()
+
+    def condition(self, bits: Tensor, attributes: Tensor) -> Tensor:
+        """Password bits ``(B, N)`` of 0 and 1, attributes ``(B, A)`` -> condition ``(B, D)``, bits as -1 and 1."""
+        return torch.cat([2 * bits.float() - 1, self.one_hot(attributes)], dim=1)
+
+    @staticmethod
+    def style(style_map: nn.Module, features: Tensor, bits: Tensor) -> Tensor:
+        """Features ++ password bits: ``(B, F)``, ``(B, N)`` -> ``(B, n * n)``."""
+        mapped: Tensor = style_map(features)
+        return torch.cat([mapped.float(), 2 * bits.float() - 1], dim=1)
+
+    def shrink(self, faces: Tensor) -> Tensor:
+        """Crops at the generator's size."""
+        scale = self.config.generator_scale
+        return faces if scale == 1 else functional.avg_pool2d(faces, scale)
+
+    def guess(self, small: Tensor, features: Tensor, attributes: Tensor) -> Tensor:
+        """What the anonymizing network sees of faces at its size: see ``content_grid`` and ``linear_painter``."""
+        if isinstance(self.painter, LinearPainter):
+            painted = self.painter(self.painter_vector(features, attributes), small)
+            return torch.lerp(small, painted, self.generator_mask)
+        return coarse_face(small, self.generator_mask, self.config.content_grid)
+
+    def painter_vector(self, features: Tensor, attributes: Tensor) -> Tensor:
+        """Features and attributes as the linear painter takes them; the one-hot numbers at the features' size."""
+        scale = features.shape[1] ** -0.5
+        return torch.cat([functional.normalize(features, dim=-1), scale * self.one_hot(attributes)], dim=1)
+
+    def finish(self, translator: Translator, latent: Tensor, condition: Tensor, style: Tensor, base: Tensor) -> Tensor:
+        """Bottleneck -> picture in [-1, 1], without ``content_grid``; ``base`` is the translator's input."""
+        raw = translator.draw(latent, condition, style).to(base.dtype)
+        if self.config.input_skip:
+            raw = raw + torch.atanh(base.clamp(-_SKIP_LIMIT, _SKIP_LIMIT))
+        return torch.tanh(raw)
+
+    def paint_over(self, faces: Tensor, small_guess: Tensor, raw: Tensor) -> Tensor:
+        """The anonymizing network's change on the full crop, with ``content_grid``.
+
+        Outside the face the picture keeps its own pixels, inside it starts from the (enlarged) guess.
+        """
+        c = self.config
+        change = c.added * torch.tanh(raw.to(faces.dtype))
+        guess = small_guess
+        if c.generator_scale > 1:
+            change, guess = (
+                functional.interpolate(x, size=faces.shape[-2:], mode="bilinear", align_corners=False)
+                for x in (change, guess)
+            )
+        return (torch.lerp(faces, guess, self.mask) + change).clamp(-1, 1)

@@ -1,0 +1,144 @@
+"""SDN's networks: EC (extractor), En (identity and erasing network), De (identity and reveal network).
+
+The discriminator D is ``facezoo.nets.dosgan.MultiTaskDiscriminator``; it belongs to the training only. The posteriors
+of the variational bounds are here because they are SDN's own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facezoo.methods.attributed.model import AttributedNetworks
+from facezoo.methods.sdn.config import SDNConfig
+from facezoo.nets.dosgan import Translator
+
+_POOL = 4
+"""The latent code c of a face in (16) is its content latent, averaged to this many places a side."""
+
+
+class SDNNetworks(AttributedNetworks):
+    """EC, En and De under one roof, without training and without keys."""
+
+    config: SDNConfig
+
+    def __init__(self, config: SDNConfig) -> None:
+        super().__init__(config, "sdn/code")
+        c = config
+        style_dim = c.style_dim if c.style_modulation else 0
+        self.encoder = Translator(
+            c.width,
+            c.identity_blocks,
+            c.erasing_blocks,
+            c.request_dim,
+            cells=c.cells,
+            groups=c.norm_groups,
+            style_dim=style_dim,
+        )
+        self.decoder = Translator(
+            c.reveal_width,
+            c.reveal_identity_blocks,
+            c.reveal_blocks,
+            c.request_dim,
+            cells=c.reveal_cells,
+            groups=c.norm_groups,
+            style_dim=style_dim,
+            extra_channels=2 * c.code_channels if c.keyed_code else 0,
+        )
+        self.encoder_style = self.new_style_map()
+        self.decoder_style = self.new_style_map()
+
+    def en(
+        self, faces: Tensor, bits: Tensor, attributes: Tensor, features: Tensor, degrees: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``En(I, P, F)``: anonymized faces in [-1, 1] and the bottleneck.
+
+        Args:
+            faces: ``(B, 3, S, S)`` in [-1, 1].
+            bits: Password, ``(B, N)`` of 0 and 1.
+            attributes: ``(B, A)`` value indices, -1 where nothing is asked.
+            features: ``F_ext`` of the source, ``(B, F)``.
+            degrees: Edits in the latent space, ``(B, A)``.
+        """
+        condition = self.condition(bits, attributes)
+        style = self.style(self.encoder_style, features, bits)
+        small = self.shrink(faces)
+        seen = self.guess(small, features, attributes) if self.config.content_grid else small
+        latent = self.encoder.latent(seen, condition, style)
+        if degrees is not None:
+            latent = latent + self.latent_directions(degrees).to(latent.dtype)
+        if self.config.content_grid:
+            return self.paint_over(faces, seen, self.encoder.draw(latent, condition, style)), latent
+        return self.finish(self.encoder, latent, condition, style, seen), latent
+
+    def de(
+        self,
+        saved: Tensor,
+        bits: Tensor,
+        attributes: Tensor,
+        features: Tensor,
+        phasors: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """``De(Q, P, F)``: recovered faces in [-1, 1] and the bottleneck; ``noise`` is added to the bottleneck."""
+        condition = self.condition(bits, attributes)
+        style = self.style(self.decoder_style, features, bits)
+        latent = self.decoder.latent(saved, condition, style, phasors)
+        noisy = latent if noise is None else latent + noise.to(latent.dtype)
+        return self.finish(self.decoder, noisy, condition, style, saved), latent
+
+
+class AnonymizationPass(nn.Module):
+    """One anonymization, EC and En in a row: what Table 5 calls the cost of dual inference. For counting."""
+
+    def __init__(self, networks: SDNNetworks) -> None:
+        super().__init__()
+        self.networks = networks
+
+    def forward(self, faces: Tensor, source: Tensor, bits: Tensor, attributes: Tensor) -> Tensor:
+        """``(B, 3, S, S)``, source pictures, bits, attributes -> anonymized faces."""
+        features: Tensor = self.networks.extractor.features(source)  # type: ignore[operator]
+        picture, _ = self.networks.en(faces, bits, attributes, features)
+        return picture
+
+
+class Posterior(nn.Module):
+    """Variational distributions of (16)-(21), used in training only.
+
+    ``q(c|picture)`` is a diagonal Gaussian whose mean a small convolutional network reads from the picture; ``p(.|c)``
+    of De's bottleneck is a Gaussian of learned variance about it.
+
+    Args:
+        width: First width of the network.
+        size: Side of the pictures.
+        code_channels: Channels of the latent code c.
+        bottleneck_channels: Channels of De's bottleneck.
+    """
+
+    def __init__(self, width: int, size: int, code_channels: int, bottleneck_channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        c_in, c_out, side = 3, width, size
+        while side > 2 * _POOL:
+            layers += [nn.Conv2d(c_in, c_out, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
+            c_in, c_out, side = c_out, min(2 * c_out, 8 * width), side // 2
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(_POOL), nn.Conv2d(c_in, code_channels, 1))
+        self.code_log_variance = nn.Parameter(torch.zeros(code_channels, 1, 1))
+        self.source_log_variance = nn.Parameter(torch.zeros(()))
+        self.bottleneck_log_variance = nn.Parameter(torch.full((bottleneck_channels, 1, 1), -4.0))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Mean of ``q(c|picture)``: ``(B, 3, S, S)`` -> ``(B, C, 4, 4)``."""
+        mean: Tensor = self.body(picture)
+        return mean
+
+    @staticmethod
+    def code(latent: Tensor) -> Tensor:
+        """The latent code c of a face from its bottleneck ``(B, C, H, W)``, as a constant: ``(B, C, 4, 4)``.
+
+        Brought to zero mean and unit variance over the picture's channels and places, so that the bound cannot be
+        raised by shrinking the code.
+        """
+        pooled = functional.adaptive_avg_pool2d(latent.detach().float(), _POOL)
+        return functional.layer_norm(pooled, list(pooled.shape[1:]))

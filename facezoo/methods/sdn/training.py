@@ -1,0 +1,305 @@
+"""Training of SDN: Algorithm 1's alternation.
+
+Paper: Pan, Chen, Wu, Electronics 2024, 13, 4398. ``discriminator_ratio`` batches train EC by (5) and D by (11), then
+one batch trains En by (8) and De by (14); every batch is a fresh one. The clock of ``PhasedModule`` decides which side
+a batch belongs to, so a resumed run and one on several processes alternate in the same places.
+
+A batch's pictures are the targets I_y. Sources I_x and I_z are drawn by the clock from the whole set; with a frozen
+recogniser in EC's place only their vectors are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facezoo.core import saved_file
+from facezoo.core.configuration import build_strict
+from facezoo.core.phases import Phase, Side
+from facezoo.data.attributes import ATTRIBUTES, value_count
+from facezoo.methods.attributed.training import AttributedTraining
+from facezoo.methods.sdn import losses
+from facezoo.methods.sdn.config import SDNConfig
+from facezoo.methods.sdn.networks import Posterior, SDNNetworks
+from facezoo.nets import patch_discriminator
+from facezoo.nets.dosgan import FeatureExtractor, MultiTaskDiscriminator
+
+
+class SDNTraining(AttributedTraining):
+    """LightningModule of the alternation.
+
+    Args:
+        config: Plain dict of ``SDNConfig``.
+        seed: Seed of weights and of every random draw.
+
+    Raises:
+        InputError: Unknown key or wrong type in ``config``.
+    """
+
+    config: SDNConfig
+    model: SDNNetworks
+
+    def __init__(self, config: dict[str, Any], seed: int = 0) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        c = build_strict(SDNConfig, config, "config")
+        self._prepare(c, seed)
+        torch.manual_seed(seed)
+        self.model = SDNNetworks(c)
+        self.shipped = tuple(self.model.networks())
+        self.sizes = [len(ATTRIBUTES[name].values) for name in c.attributes]
+        self.discriminator = MultiTaskDiscriminator(
+            c.discriminator_size,
+            c.discriminator_width,
+            c.discriminator_max_width,
+            c.discriminator_layers,
+            c.feature_dim,
+            value_count(c.attributes),
+        )
+        self.posterior = Posterior(c.discriminator_width // 2, c.size, 4 * c.width, 4 * c.reveal_width)
+        self.phases = (
+            Phase(
+                "alternate", c.alternate_batches, tuple(self.networks()), discriminator_batches=c.discriminator_ratio
+            ),
+        )
+
+    def networks(self) -> Mapping[str, nn.Module]:
+        """All networks by name."""
+        return {**self.model.networks(), "discriminator": self.discriminator, "posterior": self.posterior}
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Three Adams: En, De and the posteriors; the concealed code's networks; EC and D."""
+        c, nets = self.config, self.networks()
+        code = [name for name in nets if name.startswith("code_")]
+        judges = [name for name in ("extractor", "discriminator") if name in nets]
+        rest = [name for name in nets if name not in code and name not in judges and name not in ("painter",)]
+
+        def parameters(names: list[str]) -> list[nn.Parameter]:
+            return [p for name in names for p in nets[name].parameters()]
+
+        betas = (c.beta1, c.beta2)
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Adam(parameters(rest), lr=c.learning_rate, betas=betas),
+            torch.optim.Adam(parameters(judges), lr=c.extractor_learning_rate, betas=betas),
+        ]
+        if code:
+            optimizers.append(torch.optim.Adam(parameters(code), lr=c.code_learning_rate, betas=(0.9, c.beta2)))
+        return optimizers
+
+    # ------------------------------------------------------------------ steps
+    def step(self, batch: dict[str, Tensor], phase: Phase, side: Side) -> dict[str, Tensor]:
+        """One batch of either side; ``batch`` has uint8 ``image`` ``(B, 3, S, S)`` and ``index`` ``(B,)``."""
+        faces, labels, identity = self.inputs(batch)
+        if side == "discriminator":
+            return self._judges_batch(batch, faces, labels)
+        return self._networks_batch(batch, faces, labels, identity)
+
+    def _judges_batch(self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """EC by (5) and D by (11) and the games' V."""
+        c = self.config
+        optimizer = self.optimizers_list()[1]
+        with optimizer.toggle_model():
+            sources = self.draw_sources(len(faces), "x")
+            bits = self.draw_passwords(len(faces), "password")
+            wanted = self.draw_requests(sources.labels, "request")
+            with torch.no_grad():
+                cover, _ = self.model.en(faces, bits, wanted, sources.features)
+                anonymized = saved_file.to_8_bit(cover)
+            total = faces.new_zeros(())
+            logs: dict[str, Tensor] = {}
+            if isinstance(self.model.extractor, FeatureExtractor):
+                again = self.features_of(anonymized) if c.dual_inference else None
+                loss_ec = losses.extractor_loss(
+                    self.identity_logits(sources.features),
+                    None if again is None else self.identity_logits(again),
+                    sources.identity,
+                )
+                total = total + loss_ec
+                logs["ec"] = loss_ec
+            # The picture that (9) and the first term of (10) are about is "a real one": x with the learned extractor,
+            # whose picture is at hand; else y, which is drawn from the same set.
+            real = faces if sources.images is None else sources.images
+            real_labels = labels if sources.images is None else sources.labels
+            own = self.own_features(faces, batch) if sources.images is None else sources.features
+            patches, predicted, attributes = self.discriminator(real)
+            fake_patches, _, fake_attributes = self.discriminator(anonymized)
+            loss_id = losses.discriminator_identity_loss(predicted, own.detach())
+            loss_attr = losses.attribute_loss(attributes, real_labels, self.sizes)
+            loss_attr = loss_attr + c.lambda_fake_attributes * losses.attribute_loss(
+                fake_attributes, labels, self.sizes
+            )
+            value = patch_discriminator.discriminator_loss([patches], [fake_patches], c.adversarial)
+            total = total + losses.discriminator_loss(loss_id, loss_attr) + c.lambda_adversarial * value
+            optimizer.zero_grad()
+            self.manual_backward(total)
+            optimizer.step()
+        right = self._accuracy(attributes, real_labels)
+        return self.logged({**logs, "d_id": loss_id, "d_attr": loss_attr, "d_value": value, "attr_accuracy": right})
+
+    def _accuracy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Share of known attributes that the discriminator names right."""
+        parts = logits.split(self.sizes, dim=1)
+        guessed = torch.stack([part.argmax(1) for part in parts], dim=1)
+        known = labels >= 0
+        return ((guessed == labels) & known).sum() / known.sum().clamp_min(1)
+
+    def _networks_batch(
+        self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor, identity: Tensor
+    ) -> dict[str, Tensor]:
+        """En by (8), De by (14), the games (16) and (19)."""
+        c = self.config
+        position = self.locate(self.batches_seen)[1]
+        turn = position // (c.discriminator_ratio + 1)  # how many batches of this side there were before
+        chosen = [o for i, o in enumerate(self.optimizers_list()) if i != 1]
+        judges = [name for name in ("extractor", "discriminator") if name in self.networks()]
+        for name in judges:
+            self.networks()[name].requires_grad_(False)
+        try:
+            count = len(faces)
+            x, z = self.draw_sources(count, "x"), self.draw_sources(count, "z")
+            x_features, z_features = x.features.detach(), z.features.detach()
+            own = self.own_features(faces, batch).detach()
+            bits = self.draw_passwords(count, "password")
+            wanted = self.draw_requests(x.labels, "request")
+            mine = self.with_gaps(labels, "own request")
+            total, logs = faces.new_zeros(()), {}
+
+            # ---- En: the anonymized face Q, y from itself, y back from Q
+            cover, latent = self.model.en(faces, bits, wanted, x_features)
+            anonymized, code, change = self.write_code(faces, cover)
+            same, _ = self.model.en(faces, bits, mine, own)
+            back = None
+            if c.dual_inference and turn % c.back_every == 0:
+                back, _ = self.model.en(anonymized, bits, mine, own)
+            rec = losses.reconstruction_loss(faces, same, None)
+            if back is not None:
+                rec = rec + c.back_every * (losses.reconstruction_loss(faces, same, back) - rec)
+            patches, _, attributes = self.discriminator(anonymized)
+            attr = c.lambda_attribute * losses.attribute_loss(attributes, wanted, self.sizes)
+            logs |= {
+                "rec": (faces - same).detach().abs().mean(),
+                "attr": attr,
+                "asked": self._accuracy(attributes, wanted),
+            }
+            encoder = losses.encoder_loss(rec, attr)
+
+            features = self.features_of(anonymized)
+            if c.dual_inference and isinstance(self.model.extractor, FeatureExtractor):
+                # En's side of the dual inference: the text has both sides minimise this cross-entropy.
+                total = total + c.lambda_source * losses.cross_entropy(self.identity_logits(features), x.identity)
+            ident, cosines = self.identity_losses(features, x_features, own)
+            value = patch_discriminator.generator_loss([patches], c.adversarial)
+            total = total + ident + self.surrounding_losses(anonymized, faces) + c.lambda_adversarial * value
+            logs |= {**cosines, "value": value}
+
+            # ---- De: right and wrong P on the saved file
+            warm_end = max(1.0, 0.1 * c.alternate_batches)
+            saved = self.through_file(anonymized, warm=position < warm_end)
+            phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - position / warm_end))
+            noise = None
+            log_variance = self.posterior.bottleneck_log_variance
+            if c.lambda_recovery:
+                rng = self.generator_for("bottleneck")
+                side = c.size // 4
+                normal = self.share(torch.randn(count * self.world_size, 4 * c.reveal_width, side, side, generator=rng))
+                noise = normal * (0.5 * log_variance).exp()
+            revealed, bottleneck = self.model.de(saved, bits, wanted, z_features, phasors, noise)
+            reveal = losses.reveal_loss(faces, revealed)
+            l1, dissimilarity = saved_file.reveal_loss(revealed, faces)
+            logs |= {"l1": l1, "ssim": 1 - dissimilarity}
+            false = faces.new_zeros(())
+            if c.lambda_false and turn % c.false_every == 0:
+                wrong_bits, wrong_wanted = self.spoil(bits, wanted, "wrong")
+                mistaken, _ = self.model.de(saved, wrong_bits, wrong_wanted, z_features, wrong_phasors)
+                mistaken_features = self.features_of(saved_file.to_8_bit(mistaken))
+                false = losses.false_reveal_loss(self.identity_logits(mistaken_features), z.identity)
+                patches_z, _, _ = self.discriminator(mistaken)
+                value_z = patch_discriminator.generator_loss([patches_z], c.adversarial)
+                total = total + c.false_every * c.lambda_adversarial * value_z
+                logs |= {
+                    "false": false,
+                    "cos_false": functional.cosine_similarity(mistaken_features, own, dim=-1).mean(),
+                }
+                if c.lambda_recovery:  # (21): the wrong password's picture tells z's code
+                    mean, spread = (
+                        mistaken_features / z_features.norm(dim=-1).mean(),
+                        self.posterior.source_log_variance,
+                    )
+                    told = losses.gaussian_log_likelihood(z_features / z_features.norm(dim=-1).mean(), mean, spread)
+                    total = total - c.false_every * c.lambda_recovery * told
+            decoder = losses.decoder_loss(reveal, c.false_every * c.lambda_false * false)
+            total = total + losses.total_loss(encoder, decoder, c.lambda_en, c.lambda_de)
+            if c.lambda_reveal_ssim:
+                total = total + c.lambda_de * c.lambda_reveal_ssim * dissimilarity
+            if code is not None:
+                total = total + c.lambda_extract * extract + c.lambda_residual * change
+                logs |= {"extract": extract, "change": change.sqrt()}
+            if c.lambda_realism:  # (16)-(18): the anonymized picture keeps telling y's content code
+                told = losses.gaussian_log_likelihood(
+                    self.posterior.code(latent), self.posterior(anonymized), self.posterior.code_log_variance
+                )
+                total = total - c.lambda_realism * told
+                logs["mi_realism"] = told
+            if c.lambda_recovery:  # (20): what passes De's bottleneck is bounded from above
+                divergence = losses.standard_normal_divergence(bottleneck.float(), log_variance)
+                total = total + c.lambda_recovery * divergence
+                logs["mi_recovery"] = divergence
+
+            for optimizer in chosen:
+                optimizer.zero_grad()
+            self.manual_backward(total)
+            for optimizer in chosen:
+                self.clip_gradients(optimizer, gradient_clip_val=10.0, gradient_clip_algorithm="norm")
+                optimizer.step()
+        finally:
+            for name in judges:
+                self.networks()[name].requires_grad_(True)
+        if isinstance(self.model.extractor, FeatureExtractor):
+            self.refill_bank(own, identity, turn)
+        logs["total"] = total
+        return self.logged(logs)
+
+    # ------------------------------------------------------------------ what a run shows
+    @torch.no_grad()
+    def sample_sheet(self, batch: dict[str, Tensor], averaged: Mapping[str, nn.Module]) -> list[tuple[str, Tensor]]:
+        """Originals, two passwords, requests, own features, recovery with the right and a wrong password."""
+        faces, labels, _ = self.inputs(batch)
+        model, count = self.model, len(faces)
+        live = {name: getattr(model, name) for name in averaged}
+        try:
+            for name, network in averaged.items():
+                setattr(model, name, network)
+            rng = torch.Generator().manual_seed(7)
+            nothing = torch.full((count, len(self.config.attributes)), -1, device=faces.device)
+            bits, other = (
+                torch.randint(2, (1, self.config.password_bits), generator=rng).expand(count, -1).to(faces.device)
+                for _ in range(2)
+            )
+            a, b = (model.source_bank.draw(torch.rand(count, 3, generator=rng).to(faces.device)) for _ in range(2))
+            cover, _ = model.en(faces, bits, nothing, a)
+            rows = [("original", faces)]
+            if self.config.content_grid:
+                small = model.guess(model.shrink(faces), a, nothing)
+                rows.append(("seen by En", functional.interpolate(small, size=faces.shape[-2:])))
+            rows += [("password A", cover), ("password B", model.en(faces, other, nothing, b)[0])]
+            for name, value in (("smiling", "yes"), ("hair", "blond"), ("sex", "female")):
+                if name in self.config.attributes:
+                    asked = nothing.clone()
+                    asked[:, self.config.attributes.index(name)] = ATTRIBUTES[name].values.index(value)
+                    rows.append((f"A, {name}={value}", model.en(faces, bits, asked, a)[0]))
+            own = self.own_features(faces, batch)
+            rows.append(("own features", model.en(faces, bits, labels, own)[0]))
+            anonymized, code, _ = self.write_code(faces, cover)
+            right, wrong, _ = self.read_code(anonymized, code, 0.0)
+            if code is not None:
+                rows.append(("10 x the code", (anonymized - cover).mul(10).clamp(-1, 1)))
+            rows.append(("recovered with A", model.de(anonymized, bits, nothing, b, right)[0]))
+            rows.append(("recovered with B", model.de(anonymized, other, nothing, b, wrong)[0]))
+            return rows
+        finally:
+            for name, network in live.items():
+                setattr(model, name, network)
