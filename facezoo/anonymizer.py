@@ -361,12 +361,15 @@ class Anonymizer:
 
         Raises:
             CheckpointError: a damaged checkpoint, or one of a method that is not installed.
+            InputError: a generator of people, which anonymizes nothing.
         """
         method: Method
         if model.folder is None or model.manifest is None:
             method = registry.create(model.method, **(options or {}))
         else:
-            known = {info.name: info for info in registry.list_methods()}
+            known = {info.name: info for info in registry.list_methods(kind=None)}
+            if model.method in known:
+                registry.require_anonymizer(model.method, model.name)
             if model.method not in known or not known[model.method].learned:
                 raise CheckpointError(
                     f"{model.name} is a checkpoint of {model.method!r}, which this facezoo does not know as a learned "

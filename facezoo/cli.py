@@ -162,6 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_prepare(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_generate(commands)
     return parser
 
 
@@ -196,6 +197,26 @@ def _minutes(text: str) -> float:
         value = 0.0
     if not 0.0 < value < 1e7:  # NaN fails too
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
+    return value
+
+
+def _whole(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return value
+
+
+def _part(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:  # NaN fails too
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
 
 
@@ -420,6 +441,36 @@ def _add_evaluate(commands: Commands) -> None:
     parser.set_defaults(command=_evaluate)
 
 
+def _add_generate(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "generate",
+        "make pictures of people who do not exist",
+        "  facezoo generate --model stylegan2.faces64 -o people/ --count 16 --seed 1\n"
+        "  facezoo generate --model stylegan2.faces64 -o people/ --count 100 --truncation 0.5 --sheet\n"
+        "  facezoo generate --model runs/stylegan2.faces64/checkpoint -o people/ --count 4",
+        " Each person is an aligned face in a file of its own, person-SEED.png; the same seed is the same person. Can "
+        "be interrupted and repeated: people that are there already are left.",
+    )
+    parser.add_argument("--model", required=True, metavar="NAME", help="a generator of 'facezoo list', or its folder")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the pictures go")
+    parser.add_argument("--count", type=_positive, default=16, metavar="N", help="how many people (default: 16)")
+    parser.add_argument("--seed", type=_whole, default=0, metavar="S", help="the first person's number (default: 0)")
+    parser.add_argument(
+        "--truncation",
+        type=_part,
+        default=0.7,
+        metavar="T",
+        help="0 to 1: smaller is likelier to look right and less varied (default: 0.7)",
+    )
+    parser.add_argument("--sheet", action="store_true", help="also write all of them into one picture, sheet.png")
+    parser.add_argument("--revision", help="revision of a Hugging Face model")
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--overwrite", action="store_true", help="replace pictures that are something else")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    parser.set_defaults(command=_generate)
+
+
 # ----------------------------------------------------------------------------------------------- anonymize and recover
 
 
@@ -429,11 +480,11 @@ def _anonymize(arguments: argparse.Namespace) -> int:
     from facezoo.batch import Settings, find_finished, plan_jobs
     from facezoo.hub.manifest import resolve_model
     from facezoo.keys import new_salt
-    from facezoo.registry import method_info
+    from facezoo.registry import require_anonymizer
 
     plan = plan_jobs(arguments.inputs, arguments.output, file_format=arguments.format)
     model = resolve_model(arguments.model, revision=arguments.revision)
-    info = method_info(model.method)
+    info = require_anonymizer(model.method, model.name)
     options = _parse_options(model.method, arguments.option)
     boxes = _read_boxes(arguments.boxes)
     if arguments.keep is not None and not Path(arguments.keep).is_dir():
@@ -481,10 +532,12 @@ def _anonymize(arguments: argparse.Namespace) -> int:
 def _recover(arguments: argparse.Namespace) -> int:
     from facezoo.batch import RecoveryLog, Settings, plan_jobs
     from facezoo.hub.manifest import resolve_model
+    from facezoo.registry import require_anonymizer
 
     plan = plan_jobs(arguments.inputs, arguments.output, file_format=arguments.format)
     if arguments.model is not None:
-        resolve_model(arguments.model, revision=arguments.revision)
+        model = resolve_model(arguments.model, revision=arguments.revision)
+        require_anonymizer(model.method, model.name)
     elif arguments.no_record:
         raise InputError("--no-record needs --model NAME: without the record nothing says which model was used")
     if not plan.to_folder:
@@ -751,7 +804,7 @@ def _info(arguments: argparse.Namespace) -> int:
     from facezoo.hub.manifest import resolve_model
     from facezoo.registry import list_methods, load_options_class, method_info
 
-    names = {info.name for info in list_methods()}
+    names = {info.name for info in list_methods(kind=None)}
     manifest: dict[str, Any] = {}
     model_name = arguments.name
     if arguments.name in names and method_info(arguments.name).learned:
@@ -763,13 +816,14 @@ def _info(arguments: argparse.Namespace) -> int:
         resolved = resolve_model(arguments.name)
         method, model_name, manifest = resolved.method, resolved.name, dict(resolved.manifest or {})
     info = method_info(method)
-    documented = load_options_class(method).documented()
-    defaults = load_options_class(method).defaults()
+    generator = info.kind == "generator"
+    documented = {} if generator else load_options_class(method).documented()
+    defaults = {} if generator else load_options_class(method).defaults()
     content: dict[str, Any] = {
         "name": model_name,
         "method": info.name,
         "summary": manifest.get("summary") or info.summary,
-        "kind": "learned" if info.learned else "classic",
+        "kind": "generator" if generator else "learned" if info.learned else "classic",
         "reversible": info.reversible,
         "uses_key": info.uses_key,
         "requires_key": info.requires_key,
@@ -893,6 +947,50 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     print(evaluation.markdown_report(result))
     return 0
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from facezoo.generate import generate_people, load_generator
+
+    if arguments.seed + arguments.count > 2**63:
+        raise InputError(f"the last seed would be beyond {2**63 - 1}; choose a smaller --seed")
+    folder = Path(arguments.output)
+    generator, title = load_generator(arguments.model, revision=arguments.revision, device=arguments.device)
+    with _output_folder(folder), _bar(arguments.count, "person", arguments.quiet) as advance:
+        people = generate_people(
+            generator,
+            title,
+            folder,
+            count=arguments.count,
+            seed=arguments.seed,
+            truncation=arguments.truncation,
+            sheet=arguments.sheet,
+            overwrite=arguments.overwrite,
+            report=advance,
+        )
+    if not arguments.quiet:
+        before = arguments.count - people.made
+        there = f" ({before} there before)" if before else ""
+        print(printable(f"{folder}: {arguments.count} people who do not exist{there}, from {people.files[0].name} on"))
+        if people.sheet is not None:
+            print(printable(str(people.sheet)))
+    return 0
+
+
+@contextlib.contextmanager
+def _bar(total: int, unit: str, quiet: bool) -> Iterator[Callable[[], None]]:
+    """A plain progress bar on stderr, on a terminal only."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=unit, file=sys.stderr, dynamic_ncols=True) as bar:
+
+        def advance() -> None:
+            bar.update(1)
+
+        yield advance
 
 
 def _import(module: str, what: str, extra: str) -> Any:

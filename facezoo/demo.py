@@ -22,7 +22,7 @@ from facezoo.errors import InputError, OutputError
 from facezoo.files import atomic_write
 from facezoo.hub.manifest import resolve_model
 from facezoo.hub.models import list_models
-from facezoo.registry import list_methods, load_options_class
+from facezoo.registry import list_methods, load_options_class, require_anonymizer
 
 if TYPE_CHECKING:
     from facezoo.anonymizer import Anonymizer, Result
@@ -174,6 +174,7 @@ def _learned_models(wanted: Sequence[str], notes: list[str]) -> list[str]:
     methods = {info.name: info for info in list_methods()}
     for name in wanted:
         resolved = resolve_model(name)
+        require_anonymizer(resolved.method, resolved.name)
         if resolved.folder is None or not methods[resolved.method].learned:
             raise InputError(f"{name} is a classic, which the demo shows anyway; --model takes a learned model")
     if wanted:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from facezoo.errors import FacezooError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from facezoo.methods.base import Method
+    from facezoo.methods.base import Method, PeopleGenerator
     from facezoo.methods.options import Options
 
 __all__ = [
@@ -34,9 +34,11 @@ __all__ = [
     "create",
     "list_methods",
     "load_class",
+    "load_generator_class",
     "load_options_class",
     "method_info",
     "register_method",
+    "require_anonymizer",
     "reversible_methods",
     "unknown_name",
     "unregister_method",
@@ -44,6 +46,8 @@ __all__ = [
 
 ENTRY_POINT_GROUP = "facezoo.methods"
 """Installed packages announce their methods under this entry-point group."""
+
+Kind = Literal["anonymizer", "generator"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 _ENTRY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*\Z")
@@ -56,7 +60,7 @@ class MethodInfo:
     Attributes:
         name: lower-case letters, digits and underscores; the part of a model's name before the dot.
         summary: one line for ``facezoo list``.
-        entry: ``"module:Class"``, a subclass of `facezoo.methods.base.Method`.
+        entry: ``"module:Class"``, a subclass of `facezoo.methods.base.Method`, or of `PeopleGenerator` there.
         options: ``"module:Class"`` of the frozen options dataclass, in a module that imports no torch; "" when the
             method has no options of its own.
         learned: whether it needs a checkpoint.
@@ -66,6 +70,8 @@ class MethodInfo:
         source: paper, chapter or table that defines it.
         status: "stable", or "experimental" for a method whose figures are not measured yet.
         training: ``"module:Class"`` of the training module (phases, networks, steps) of a learned method; else "".
+        kind: "anonymizer" changes faces; "generator" makes people who do not exist (``facezoo generate``) and can
+            anonymize nothing.
     """
 
     name: str
@@ -79,6 +85,7 @@ class MethodInfo:
     source: str = ""
     status: Literal["stable", "experimental"] = "stable"
     training: str = ""
+    kind: Kind = "anonymizer"
 
     def __post_init__(self) -> None:
         """Refuse an entry that could not be used later.
@@ -103,6 +110,10 @@ class MethodInfo:
             raise InputError(f"method {self.name}: requires_key without uses_key; set both or neither")
         if self.training and not self.learned:
             raise InputError(f"method {self.name}: training is for learned methods; set learned=True or drop it")
+        if self.kind not in ("anonymizer", "generator"):
+            raise InputError(f"method {self.name}: kind must be 'anonymizer' or 'generator', not {self.kind!r}")
+        if self.kind == "generator" and (self.reversible or self.uses_key or not self.learned):
+            raise InputError(f"method {self.name}: a generator is learned, has no key and recovers nothing")
         if self.status not in ("stable", "experimental"):
             raise InputError(f"method {self.name}: status must be 'stable' or 'experimental', not {self.status!r}")
 
@@ -196,12 +207,13 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
     ),
     MethodInfo(
         name="stylegan2",
-        summary="people who do not exist, from random numbers (facezoo generate); no anonymizer",
-        entry="facezoo.methods.stylegan2.method:StyleGAN2",
+        summary="people who do not exist, for 'facezoo generate'; anonymizes nothing",
+        entry="facezoo.methods.stylegan2.people:StyleGAN2",
         learned=True,
         source="Karras et al., CVPR 2020",
         status="experimental",
         training="facezoo.methods.stylegan2.training:StyleGAN2Training",
+        kind="generator",
     ),
 )
 """The methods of this package, by name. A new one is added here and nowhere else."""
@@ -293,10 +305,14 @@ def unregister_method(name: str) -> None:
     _CLASSES.pop(name, None)
 
 
-def list_methods() -> list[MethodInfo]:
-    """Every known method, sorted by name. Imports no torch, unless an installed plug-in does."""
+def list_methods(kind: Kind | None = "anonymizer") -> list[MethodInfo]:
+    """Every known method, sorted by name. Imports no torch, unless an installed plug-in does.
+
+    Args:
+        kind: "anonymizer" (default), "generator", or None for both.
+    """
     _load_plugins()
-    return [_METHODS[name] for name in sorted(_METHODS)]
+    return [_METHODS[name] for name in sorted(_METHODS) if kind is None or _METHODS[name].kind == kind]
 
 
 def reversible_methods() -> list[str]:
@@ -317,14 +333,55 @@ def method_info(name: str) -> MethodInfo:
         raise unknown_name("method", name, _METHODS) from None
 
 
+def require_anonymizer(name: str, model: str = "") -> MethodInfo:
+    """The table's line for a method that anonymizes.
+
+    Args:
+        name: the method.
+        model: what the user called it, for the message.
+
+    Raises:
+        UnknownNameError: no such method.
+        InputError: it is a generator.
+    """
+    info = method_info(name)
+    if info.kind != "anonymizer":
+        raise InputError(
+            f"{model or name} makes people who do not exist and anonymizes nothing; "
+            f"use it with: facezoo generate --model {model or name} -o FOLDER"
+        )
+    return info
+
+
+def load_generator_class(name: str) -> type[PeopleGenerator]:
+    """Import a generator's class (this imports torch).
+
+    Raises:
+        UnknownNameError: no such method.
+        InputError: it is an anonymizer.
+        FacezooError: its module cannot be imported, or the class is no generator.
+    """
+    from facezoo.methods.base import PeopleGenerator
+
+    info = method_info(name)
+    if info.kind != "generator":
+        known = ", ".join(entry.name for entry in list_methods("generator")) or "none is installed"
+        raise InputError(f"{name} anonymizes pictures and makes no people; generators: {known}")
+    found: object = _load_entry(info, info.entry)
+    if not (isinstance(found, type) and issubclass(found, PeopleGenerator)):
+        raise FacezooError(f"method {name}: {info.entry} must be a subclass of facezoo.methods.base.PeopleGenerator")
+    return found
+
+
 def load_class(name: str) -> type[Method]:
     """Import a method's class (this imports torch).
 
     Raises:
         UnknownNameError: no such method.
+        InputError: a generator, which is no method of anonymizing.
         FacezooError: its module cannot be imported, or the class contradicts the table.
     """
-    info = method_info(name)
+    info = require_anonymizer(name)
     if name not in _CLASSES:
         method_class = _load_entry(info, info.entry)
         _check_class(info, method_class)
@@ -363,7 +420,7 @@ def create(name: str, **options: object) -> Method:
         UnknownNameError: no such method, or no such option; the message lists those that exist.
         InputError: an option out of range, or a learned method (which needs a checkpoint).
     """
-    info = method_info(name)
+    info = require_anonymizer(name)
     if info.learned:
         raise InputError(
             f"method {name} is learned and needs a checkpoint: use facezoo.from_pretrained('{name}.<tag>') "

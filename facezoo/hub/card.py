@@ -39,7 +39,7 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
     Raises:
         InputError: a results file of another shape.
     """
-    info = next((item for item in list_methods() if item.name == manifest["method"]), None)
+    info = next((item for item in list_methods(kind=None) if item.name == manifest["method"]), None)
     lines = [
         f"# {manifest['name']}",
         "",
@@ -56,20 +56,14 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
         ("crop size", f"{manifest['crop_size']} pixels"),
         ("licence", manifest["licence"]),
     ]
-    if info is not None:
+    generator = info is not None and info.kind == "generator"
+    if info is not None and not generator:
         facts += [("reversible", "yes" if info.reversible else "no"), ("key", "required" if info.requires_key else "-")]
     lines += ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in facts), ""]
-    lines += [
-        "```python",
-        "import facezoo",
-        "",
-        f'anonymizer = facezoo.from_pretrained("{manifest["name"]}")',
-        'key = facezoo.Key.from_file("my.key")',
-        'anonymizer.anonymize("group.jpg", key=key).save("group.anon.png")',
-        *(['anonymizer.recover("group.anon.png", key=key).save("group.back.png")'] if info and info.reversible else []),
-        "```",
-        "",
-    ]
+    if generator:
+        lines += ["```bash", f"facezoo generate --model {manifest['name']} -o people/ --count 16 --seed 1", "```", ""]
+    else:
+        lines += _anonymizing(manifest["name"], reversible=info is not None and info.reversible)
     sections: Mapping[str, Any] = manifest["card"]
     titles = [title for title in _ORDER if title in sections] + sorted(set(sections) - set(_ORDER))
     for title in titles:
@@ -85,6 +79,21 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
     for name, entry in sorted(manifest["files"].items()):
         lines.append(f"| {name} | {entry['bytes']} | `{entry['sha256']}` |")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _anonymizing(name: str, *, reversible: bool) -> list[str]:
+    """How an anonymizer is used, as Python."""
+    return [
+        "```python",
+        "import facezoo",
+        "",
+        f'anonymizer = facezoo.from_pretrained("{name}")',
+        'key = facezoo.Key.from_file("my.key")',
+        'anonymizer.anonymize("group.jpg", key=key).save("group.anon.png")',
+        *(['anonymizer.recover("group.anon.png", key=key).save("group.back.png")'] if reversible else []),
+        "```",
+        "",
+    ]
 
 
 def _measured(manifest: Mapping[str, Any], results: Mapping[str, Any] | None) -> list[str]:

@@ -440,7 +440,7 @@ def resolve_model(
 
     from facezoo import registry
 
-    methods = {info.name: info for info in registry.list_methods()}
+    methods = {info.name: info for info in registry.list_methods(kind=None)}
     if text in methods:
         if methods[text].learned:
             raise CheckpointError(

@@ -17,7 +17,7 @@ class ModelInfo:
 
     Attributes:
         name: what ``--model`` takes.
-        kind: "classic" or "learned".
+        kind: "classic", "learned" or "generator" (makes people, anonymizes nothing).
         reversible: whether the right key brings the face back without sealed originals.
         uses_key: whether the key changes the result.
         status: "stable", "experimental", "trained", ...; "no checkpoint" for a learned method without a bundled one.
@@ -47,12 +47,12 @@ class ModelInfo:
 
 
 def list_models(root: Path = CHECKPOINTS) -> list[ModelInfo]:
-    """Every model: bundled checkpoints first, then learned methods without one, then the classics.
+    """Every model: bundled checkpoints first, then learned methods without one, the classics, the generators.
 
     Raises:
         CheckpointError: the registry of the bundled checkpoints is damaged.
     """
-    methods = {info.name: info for info in registry.list_methods()}
+    methods = {info.name: info for info in registry.list_methods(kind=None)}
     bundled = bundled_models(root)
     learned: list[ModelInfo] = []
     for name, entry in sorted(bundled.items()):
@@ -62,7 +62,7 @@ def list_models(root: Path = CHECKPOINTS) -> list[ModelInfo]:
         learned.append(
             ModelInfo(
                 name=name,
-                kind="learned",
+                kind=_kind(info),
                 reversible=info.reversible,
                 uses_key=info.uses_key,
                 status=str(entry.get("status", "")),
@@ -72,7 +72,7 @@ def list_models(root: Path = CHECKPOINTS) -> list[ModelInfo]:
         )
     with_checkpoint = {model.method for model in learned}
     missing = [
-        ModelInfo(info.name, "learned", info.reversible, info.uses_key, "no checkpoint", info.summary, info.name)
+        ModelInfo(info.name, _kind(info), info.reversible, info.uses_key, "no checkpoint", info.summary, info.name)
         for info in methods.values()
         if info.learned and info.name not in with_checkpoint
     ]
@@ -81,7 +81,13 @@ def list_models(root: Path = CHECKPOINTS) -> list[ModelInfo]:
         for info in methods.values()
         if not info.learned
     ]
-    return learned + missing + classics
+    weighted = learned + missing
+    generators = [model for model in weighted if model.kind == "generator"]
+    return [model for model in weighted if model.kind != "generator"] + classics + generators
+
+
+def _kind(info: registry.MethodInfo) -> str:
+    return "generator" if info.kind == "generator" else "learned"
 
 
 def model_info(name: str, root: Path = CHECKPOINTS) -> ModelInfo:

@@ -21,7 +21,16 @@ from facezoo.keys import Key
 from facezoo.methods.options import Options
 from facezoo.registry import reversible_methods
 
-__all__ = ["REFERENCE_SIZE", "ClassicMethod", "FaceContext", "LearnedMethod", "Method", "Recovered", "check_faces"]
+__all__ = [
+    "REFERENCE_SIZE",
+    "ClassicMethod",
+    "FaceContext",
+    "LearnedMethod",
+    "Method",
+    "PeopleGenerator",
+    "Recovered",
+    "check_faces",
+]
 
 ClassicOptions = TypeVar("ClassicOptions", bound=Options)
 
@@ -325,3 +334,42 @@ class LearnedMethod(Method):
     @abc.abstractmethod
     def to(self, device: torch.device | str) -> Self:
         """Move every network to a device. Returns the method itself."""
+
+
+class PeopleGenerator(abc.ABC):
+    """A trained generator of aligned faces of people who do not exist, made from a checkpoint folder.
+
+    It is no `Method`: it sees no face and hides none. The registry's entry has the kind "generator".
+
+    Attributes:
+        name: name in the registry.
+        size: side of the pictures in pixels.
+    """
+
+    name: ClassVar[str]
+    size: int
+
+    @classmethod
+    @abc.abstractmethod
+    def from_checkpoint(cls, folder: Path, manifest: dict[str, Any]) -> Self:
+        """Load the networks; see `LearnedMethod.from_checkpoint`."""
+
+    @abc.abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """Move every network to a device. Returns the generator itself."""
+
+    @abc.abstractmethod
+    def person(self, seed: int, truncation: float) -> Tensor:
+        """One person.
+
+        Args:
+            seed: which person, 0 or more; the same seed is the same person on every machine, up to rounding.
+            truncation: 0 (always the mean face) to 1 (all the variety that was learned); smaller is likelier to look
+                right.
+
+        Returns:
+            (3, S, S) in [-1, 1], aligned to the template, on the CPU.
+
+        Raises:
+            InputError: a seed or truncation out of range.
+        """

@@ -22,6 +22,7 @@ from facezoo.core.phases import Phase, PhasedModule, Side
 from facezoo.methods.stylegan2 import losses
 from facezoo.methods.stylegan2.config import StyleGAN2TrainingConfig
 from facezoo.nets.stylegan2 import Discriminator, Generator
+from facezoo.nets.stylegan2.augment import AdaptiveStrength, apply_transforms, draw_transforms
 
 _SHEET_TRUNCATION = 0.7
 
@@ -51,6 +52,7 @@ class StyleGAN2Training(PhasedModule):
         self.generator = Generator(c.network)
         self.discriminator = Discriminator(c.network, c.growing)
         self.register_buffer("path_mean", torch.zeros(()))
+        self.ada = AdaptiveStrength(c.ada_target, c.ada_pictures, c.ada_every) if c.ada_target > 0 else None
         both = ("generator", "discriminator")
         self._sides = {f"grow{side}": side for side in c.growing} | {"train": c.resolution}
         lengths = (*c.growing_batches, c.training_batches)
@@ -86,7 +88,7 @@ class StyleGAN2Training(PhasedModule):
         with optimizer_g.toggle_model():
             ws = self._latents(len(real), "latent")
             fake = self.generator.synthesis(ws, self._noise(len(real), size, "noise"), resolution=size, fade=fade)
-            loss_g = losses.generator_loss(self.discriminator(fake, fade))
+            loss_g = losses.generator_loss(self.discriminator(self._augmented(fake, "augment generator"), fade))
             total = loss_g
             if c.path_weight > 0 and self.batches_seen % c.path_every == 0:
                 penalty = self._path_penalty(len(real), size, fade)
@@ -98,22 +100,30 @@ class StyleGAN2Training(PhasedModule):
 
         with optimizer_d.toggle_model():
             penalised = c.r1_gamma > 0 and self.batches_seen % c.r1_every == 0
-            logits_real = self.discriminator(real.requires_grad_(penalised), fade)
-            logits_fake = self.discriminator(fake.detach(), fade)
+            # R1 is taken at the pictures that the discriminator sees: the way back through the augmentation has no
+            # second derivative, and needs none.
+            shown = self._augmented(real, "augment real").detach().requires_grad_(penalised)
+            logits_real = self.discriminator(shown, fade)
+            logits_fake = self.discriminator(self._augmented(fake.detach(), "augment fake"), fade)
             loss_d = losses.discriminator_loss(logits_real, logits_fake)
             total = loss_d
             if penalised:
-                r1 = losses.r1_penalty(logits_real, real)
+                r1 = losses.r1_penalty(logits_real, shown)
                 gamma = c.r1_gamma * (size / c.resolution) ** 2
                 total = total + gamma / 2 * c.r1_every * r1
                 logs["r1"] = r1
             optimizer_d.zero_grad()
             self.manual_backward(total)
             optimizer_d.step()
+        signs = logits_real.detach().sign().mean()
+        if self.ada is not None:
+            whole = len(real) * self.world_size
+            self.ada.observe(self._mean(signs.clone()) * whole, whole)
+            logs["ada"] = self.ada.strength.float()
         logs |= {
             "generator": loss_g,
             "discriminator": loss_d,
-            "sign_real": logits_real.sign().mean(),
+            "sign_real": signs,
             "sign_fake": logits_fake.sign().mean(),
         }
         return {name: value.detach() for name, value in logs.items()}
@@ -127,6 +137,16 @@ class StyleGAN2Training(PhasedModule):
             turned = torch.rand(len(real) * self.world_size, generator=self.generator_for("mirror")) < 0.5
             real = torch.where(self.share(turned)[:, None, None, None], real.flip(3), real)
         return real.contiguous(memory_format=torch.channels_last)
+
+    def _augmented(self, pictures: Tensor, purpose: str) -> Tensor:
+        """Pictures as the discriminator sees them; the same ones while the augmentation's strength is zero."""
+        strength = float(self.ada.strength) if self.ada is not None else 0.0
+        if strength == 0:
+            return pictures
+        whole = len(pictures) * self.world_size
+        drawn = draw_transforms(whole, pictures.shape[-1], strength, self.generator_for(purpose))
+        mine = drawn[self.global_rank :: self.world_size]
+        return apply_transforms(pictures, mine)
 
     def _latents(self, count: int, purpose: str) -> Tensor:
         """Latents of every layer with style mixing; the mean w moves along."""
@@ -188,9 +208,12 @@ class StyleGAN2Training(PhasedModule):
         half = self.config.network.num_ws // 2
         first = generator.w(z[:count], _SHEET_TRUNCATION)
         second = generator.w(z[count : count + 1], _SHEET_TRUNCATION).expand_as(first)
-        rows.append(("coarse layers of row 2, fine ones of the first in row 4", draw(
-            torch.cat([first[:, :half], second[:, half:]], 1)
-        )))
+        rows.append(
+            (
+                "coarse layers of row 2, fine ones of the first in row 4",
+                draw(torch.cat([first[:, :half], second[:, half:]], 1)),
+            )
+        )
         return rows
 
     def manifest_entries(self) -> dict[str, Any]:

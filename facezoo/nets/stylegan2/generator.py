@@ -113,7 +113,7 @@ class SynthesisNetwork(nn.Module):
     @property
     def styled_layers(self) -> list[StyledLayer]:
         """Every layer that takes noise, coarsest first; their number is ``num_ws - 1``."""
-        return [layer for block in self.blocks for layer in block.styled_layers]  # type: ignore[operator, union-attr]
+        return [layer for block in self.blocks for layer in block.styled_layers]  # type: ignore[union-attr]
 
     @property
     def noise_sizes(self) -> list[int]:
@@ -170,7 +170,7 @@ class SynthesisNetwork(nn.Module):
     def _noise(
         self,
         count: int,
-        noise: Noise | Sequence[Tensor],
+        noise: str | Sequence[Tensor],
         generator: torch.Generator | None,
         layers: Sequence[StyledLayer],
     ) -> Sequence[Tensor | None]:

@@ -79,7 +79,8 @@ class EqualConv(nn.Module):
     def forward(self, maps: Tensor, gain: float = 1.0) -> Tensor:
         """``(B, inputs, H, W)`` -> ``(B, outputs, H, W)``, or half of that size; times ``gain``."""
         kernel = self.weight.shape[-1]
-        weight, bias = self.weight * self.scale, self.bias
+        weight = self.weight * self.scale
+        bias: Tensor | None = self.bias
         stride, padding = 1, kernel // 2
         if self.down and kernel == 1:
             maps = downsample(maps)  # a 1 x 1 convolution and the filter commute; this order is cheaper

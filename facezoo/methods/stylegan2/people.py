@@ -1,0 +1,71 @@
+"""StyleGAN2 at use: a seed in, the aligned face of somebody who does not exist out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from facezoo.core.configuration import build_strict
+from facezoo.errors import CheckpointError, InputError
+from facezoo.methods.base import PeopleGenerator
+from facezoo.methods.stylegan2.config import StyleGAN2TrainingConfig
+from facezoo.nets.stylegan2 import Generator
+
+_LARGEST_SEED = 2**63 - 1
+
+
+class StyleGAN2(PeopleGenerator):
+    """The trained generator.
+
+    Args:
+        network: Averaged weights of the training.
+    """
+
+    name: ClassVar[str] = "stylegan2"
+
+    def __init__(self, network: Generator) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.size = network.config.resolution
+        self.device = torch.device("cpu")
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, manifest: dict[str, Any]) -> Self:
+        """Builds the generator of a checkpoint folder, strictly.
+
+        Raises:
+            CheckpointError: the configuration or the file does not fit.
+        """
+        try:
+            config = build_strict(StyleGAN2TrainingConfig, manifest["config"], f"{folder}: config")
+        except InputError as error:
+            raise CheckpointError(f"{error}; get a fresh copy of the checkpoint") from error
+        network = Generator(config.network)
+        path = folder / "generator.safetensors"
+        try:
+            network.load_state_dict(load_file(path), strict=True)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{path} does not fit its config ({reason}); get a fresh copy") from error
+        return cls(network)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the network. Returns the generator itself."""
+        self.device = torch.device(device)
+        self.network.to(self.device)
+        return self
+
+    @torch.no_grad()
+    def person(self, seed: int, truncation: float) -> Tensor:
+        """See `PeopleGenerator.person`; z comes from the seed on the CPU, the noise maps are the stored ones."""
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _LARGEST_SEED:
+            raise InputError(f"a seed is a whole number from 0 to {_LARGEST_SEED}, not {seed!r}")
+        if not 0 <= truncation <= 1:
+            raise InputError(f"truncation must be from 0 to 1, not {truncation}")
+        z = torch.randn(1, self.network.config.z_dim, generator=torch.Generator().manual_seed(seed))
+        picture = self.network(z.to(self.device), truncation)[0]
+        return picture.float().clamp(-1, 1).cpu()
