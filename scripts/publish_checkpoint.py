@@ -4,6 +4,8 @@
     facezoo evaluate NAME --data packed/evaluation128.safetensors -o evaluated
     python scripts/publish_checkpoint.py runs/NAME/checkpoint --evaluation evaluated/evaluation.json
 
+A generator of people is measured by ``scripts/evaluate_generator.py`` instead.
+
 The words of the card are ``MODEL_CARDS/text/NAME.yaml``: its ``card`` sections, ``status``, ``version``, and
 ``training`` entries that the run cannot know (its history). Figures come from the evaluation only.
 """
@@ -70,6 +72,11 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
     return shown
 
 
+def measured(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a generator (scripts/evaluate_generator.py)."""
+    return {"measured on": results["protocol"], **results["measured"]}
+
+
 def publish(exported: Path, evaluation: Path | None, root: Path = ROOT) -> Path:
     """Writes the checkpoint folder, the results, the card and the registry. Returns the folder.
 
@@ -91,7 +98,7 @@ def publish(exported: Path, evaluation: Path | None, root: Path = ROOT) -> Path:
             results = json.loads(evaluation.read_text(encoding="utf-8"))
             if results["name"] != name:
                 raise InputError(f"{evaluation} is the evaluation of {results['name']}, not of {name}")
-            manifest["metrics"] = headline(results)
+            manifest["metrics"] = headline(results) if "facezoo_evaluation" in results else measured(results)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{evaluation} is no evaluation.json of facezoo evaluate ({error!r})") from error
         kept = root / "MODEL_CARDS" / "results" / f"{name}.json"

@@ -95,6 +95,7 @@ def main() -> int:
             text = json.dumps(results, indent=1, sort_keys=True) + "\n"
             atomic_write(folder / f"{results['name']}.json", text.encode(), overwrite=True, make_parents=True)
         found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+        found = [results for results in found if "facezoo_evaluation" in results]  # anonymizers, not generators
         if not found:
             raise InputError(f"no evaluations in {folder}")
         text = readme.read_text(encoding="utf-8")

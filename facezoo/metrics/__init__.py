@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from facezoo.metrics.frechet import frechet_distance
 from facezoo.metrics.images import PSNR_CEILING, psnr, ssim
 from facezoo.metrics.intervals import Interval, bootstrap_mean, wilson
 from facezoo.metrics.modules import RankOneRate, VerifiedRate
@@ -22,6 +23,7 @@ __all__ = [
     "VerifiedRate",
     "accepted",
     "bootstrap_mean",
+    "frechet_distance",
     "pairwise_similarity",
     "psnr",
     "rank_one",

@@ -79,3 +79,13 @@ def test_sections_of_the_manifest_come_in_order():
     assert "| psnr | 25 |" in text
     with pytest.raises(InputError):
         card.card_text(manifest, {"tables": []})
+
+
+def test_a_generators_card_shows_how_people_are_made(tmp_path):
+    from facezoo.hub.manifest import write_checkpoint
+
+    manifest = {"name": "stylegan2.test", "method": "stylegan2", "config": {}, "crop_size": 64, "summary": "people"}
+    text = card.card_text(write_checkpoint(tmp_path / "stylegan2.test", manifest, {}))
+    assert "facezoo generate --model stylegan2.test" in text
+    assert "from_pretrained" not in text
+    assert "reversible" not in text

@@ -26,6 +26,7 @@ from facezoo.metrics import (
     verified_rate,
     wilson,
 )
+from facezoo.metrics.frechet import frechet_distance
 
 
 def unit(*degrees: float) -> np.ndarray:
@@ -176,3 +177,30 @@ def test_ssim_against_the_formula():
     assert 0 < result[1] < 0.8
     with pytest.raises(InputError, match="at least 11"):
         ssim(random[..., :8, :8], random[..., :8, :8])
+
+
+class TestFrechetDistance:
+    def test_by_hand_in_one_dimension(self):
+        # means 0 and 3, standard deviations 1 and 2: 3^2 + (1 - 2)^2
+        first, second = np.array([[-1.0], [0.0], [1.0]]), np.array([[1.0], [3.0], [5.0]])
+        assert frechet_distance(first, second) == pytest.approx(10.0)
+
+    def test_is_the_formula_with_the_matrix_root(self):
+        linalg = pytest.importorskip("scipy.linalg")
+        rng = np.random.default_rng(3)
+        first, second = rng.normal(size=(60, 7)) @ rng.normal(size=(7, 7)), rng.normal(size=(50, 7)) + 0.3
+        c1, c2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
+        root = linalg.sqrtm(c1 @ c2).real
+        wanted = np.square(first.mean(0) - second.mean(0)).sum() + np.trace(c1 + c2 - 2 * root)
+        assert frechet_distance(first, second) == pytest.approx(wanted)
+        assert frechet_distance(second, first) == pytest.approx(wanted)
+
+    def test_equal_sets_are_at_zero_even_with_fewer_rows_than_columns(self):
+        features = np.random.default_rng(0).normal(size=(5, 20))
+        assert frechet_distance(features, features[::-1]) == pytest.approx(0.0, abs=1e-9)
+
+    def test_wrong_shapes_and_values(self):
+        with pytest.raises(InputError, match="at least 2 rows"):
+            frechet_distance(np.zeros((1, 3)), np.zeros((4, 3)))
+        with pytest.raises(InputError, match="not finite"):
+            frechet_distance(np.full((3, 2), np.nan), np.zeros((3, 2)))
