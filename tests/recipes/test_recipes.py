@@ -27,6 +27,10 @@ from facezoo.errors import InputError
 from facezoo.generate import load_generator
 from facezoo.keys import Key
 from facezoo.methods.identity_rotation import training as identity_rotation_training
+from facezoo.methods.ifadit import training as ifadit_training
+from facezoo.nets.bisenet import BiSeNet
+from facezoo.nets.landmarks68 import SlimLandmarks
+from facezoo.nets.lpips import LPIPS
 from facezoo.recognition.iresnet import DEPTHS, IResNet
 from facezoo.registry import method_info
 from tests.core.toy import make_set
@@ -39,8 +43,13 @@ NAMES = [path.relative_to(REPOSITORY / "recipes").with_suffix("").as_posix() for
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 PAPER = REPOSITORY / "recipes" / "identity_rotation" / "celebahq256_paper.yaml"
 STYLEGAN2_PAPER = REPOSITORY / "recipes" / "stylegan2" / "ffhq256_paper.yaml"
-PHASES = {"identity_rotation": {"disentangle", "conceal"}, "stylegan2": {"train"}}
-"""Phases of each method's training; growing sizes of stylegan2 come first."""
+IFADIT_PAPER = REPOSITORY / "recipes" / "ifadit" / "celebahq256_paper.yaml"
+PHASES = {
+    "identity_rotation": {"disentangle", "conceal"},
+    "ifadit": {"disentangle", "transform"},
+    "stylegan2": {"train"},
+}
+"""Phases of each method's training; growing sizes of stylegan2 come first, and one recipe of ifadit has one phase."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +85,19 @@ def inputs(recipe: Recipe, folder: Path, arcface: Path) -> list[str]:
     else:
         embedded = recipe.config["identity_dim"]
     data = make_set(folder / "set.safetensors", count=4, size=recipe.config["size"], dim=embedded)
+    if recipe.method == "ifadit":
+        overrides += ["config.generator=untrained", *loss_networks(folder)]
     return [*overrides, f"data={data}"]
+
+
+def loss_networks(folder: Path) -> list[str]:
+    """Files in the layouts of ifadit's frozen networks, with weights that know nothing; as overrides."""
+    torch.manual_seed(0)
+    overrides = []
+    for name, network in (("landmarks", SlimLandmarks()), ("lpips", LPIPS()), ("parser", BiSeNet())):
+        torch.save(network.state_dict(), folder / f"{name}.pth")
+        overrides.append(f"config.{name}={folder / name}.pth")
+    return overrides
 
 
 def cheap(recipe: Recipe) -> list[str]:
@@ -104,6 +125,24 @@ def cheap(recipe: Recipe) -> list[str]:
             "path_every": 2,
             "ada_every": 1,
             "ada_pictures": 10,
+        }
+        return [*(f"config.{name}={json.dumps(value)}" for name, value in small.items()), *settings]
+    if recipe.method == "ifadit":
+        small = {
+            "z_dim": 16,
+            "w_dim": 16,
+            "mapping_layers": 2,
+            "channel_base": 4 * config["generator_resolution"],
+            "channel_max": 8,
+            "encoder_widths": [4, 8, 8, 8],
+            "encoder_blocks": [1, 1, 1, 1],
+            "mapper_hidden": 16,
+            "flow_hidden": 16,
+            "compensation_hidden": 16,
+            "key_samples": 100,
+            "disentangle_batches": 2,
+            "transform_batches": 2,
+            "changed_weights": [*config["changed_weights"][:3], 0.0],  # the parser is asked for recovered faces enough
         }
         return [*(f"config.{name}={json.dumps(value)}" for name, value in small.items()), *settings]
     # Coarse levels stay wide enough for normalisation groups of more than one number at 1x1 pixels.
@@ -151,9 +190,10 @@ def test_trains_stops_goes_on_and_exports(path: Path, tmp_path: Path, arcface: P
     own_weights = Path(str(recipe.config.get("recogniser", ""))).suffix != ""
     if own_weights:
         overrides.append("train.precision=32-true")  # here the user's own recogniser is what matters
-    elif recipe.train.precision == "bf16-mixed" and recipe.method == "identity_rotation":
+    elif recipe.method == "ifadit" or (recipe.train.precision == "bf16-mixed" and "recogniser" in recipe.config):
         stub = FewConvolutions(recipe.config["identity_dim"])
-        monkeypatch.setattr(identity_rotation_training, "load_recogniser", lambda name: stub)
+        for module in (identity_rotation_training, ifadit_training):
+            monkeypatch.setattr(module, "load_recogniser", lambda name: stub)
     output = tmp_path / "run"
     first = train(path, output=output, overrides=overrides, accelerator="cpu", max_minutes=0)
     assert (first.batches_seen, first.finished, first.stopped_by) == (1, False, "the time limit")
@@ -167,7 +207,8 @@ def test_trains_stops_goes_on_and_exports(path: Path, tmp_path: Path, arcface: P
     values = [float(value) for row in rows for value in row.values() if value]
     assert np.isfinite(values).all()
     growing = {f"grow{16 << level}" for level in range(len(recipe.config.get("growing", [])))}
-    assert {name.partition("/")[0] for name in rows[0] if "/" in name} == PHASES[recipe.method] | growing
+    phases = {"together"} if recipe.config.get("single_phase") else PHASES[recipe.method] | growing
+    assert {name.partition("/")[0] for name in rows[0] if "/" in name} == phases
     for name in ("curves.png", *(f"sheets/batch_{batch:07d}.png" for batch in (1, 4))):
         with Image.open(output / name) as picture:
             assert picture.convert("L").getextrema()[0] < 200, f"{name} is empty"
@@ -206,6 +247,24 @@ def test_paper_size_takes_a_step_of_each_phase(tmp_path: Path, arcface: Path):
     manifest = json.loads((result.checkpoint / "manifest.json").read_text())
     assert manifest["config"]["generator_widths"] == recipe.config["generator_widths"]
     assert dataclasses.asdict(recipe)["config"]["size"] == manifest["crop_size"] == 256
+
+
+@pytest.mark.slow
+def test_ifadit_at_paper_size_takes_a_step_of_each_phase(tmp_path: Path, arcface: Path):
+    """Everything as in the recipe (generator, encoder, flow, every loss), one face a batch."""
+    recipe = load_recipe(IFADIT_PAPER)
+    few = ["config.disentangle_batches=1", "config.transform_batches=1", "train.batch_size=1"]
+    settings = ["train.loader_workers=0", "train.log_every_batches=1"]
+    overrides = [*inputs(recipe, tmp_path, arcface), *few, *settings]
+    result = train(IFADIT_PAPER, output=tmp_path / "run", overrides=overrides, accelerator="cpu")
+    assert result.finished
+    manifest = json.loads((result.checkpoint / "manifest.json").read_text())
+    assert manifest["config"]["encoder_widths"] == recipe.config["encoder_widths"]
+    assert manifest["crop_size"] == manifest["config"]["generator_resolution"] == 256
+    with (tmp_path / "run" / "log.csv").open() as stream:
+        first, second = csv.DictReader(stream)
+    assert float(first["disentangle/landmarks"]) > 0
+    assert float(second["transform/image"]) > 0
 
 
 @pytest.mark.slow
