@@ -30,14 +30,12 @@ class Guarantee:
     reason: str
 
     def to_record(self) -> dict[str, object]:
-        """Plain JSON values. Where nothing holds the record does not show numbers that look like a guarantee."""
+        """Plain JSON values, in words: nothing that is not kept looks like a number that is."""
         if not self.holds:
-            return {"guarantee": f"none: {self.reason}", "nominal_epsilon": self.cost.epsilon, "leaks": self.leaks}
+            return {"guarantee": f"none: {self.reason}", "leaks": self.leaks}
         delta = f", delta {self.cost.delta:g}" if self.cost.delta else ""
         return {
             "guarantee": f"epsilon {self.cost.epsilon:g}{delta} for each face, about {self.protects}; {self.reason}",
-            "epsilon": self.cost.epsilon,
-            "delta": self.cost.delta,
             "neighbours": self.neighbours,
             "leaks": self.leaks,
         }
