@@ -20,6 +20,7 @@ class Guarantee:
         leaks: what the result may tell all the same.
         holds: whether the numbers hold; false with a sensitivity that is no bound, or with seeded noise.
         reason: why they hold, or why not.
+        countable: whether releases add up in a budget; false for metric privacy, whose epsilon is for a distance of 1.
     """
 
     cost: Cost
@@ -28,6 +29,7 @@ class Guarantee:
     leaks: str
     holds: bool
     reason: str
+    countable: bool = True
 
     def to_record(self) -> dict[str, object]:
         """Plain JSON values, in words: nothing that is not kept looks like a number that is."""

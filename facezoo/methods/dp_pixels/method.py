@@ -109,7 +109,9 @@ class _PrivatePixels(ClassicMethod[AnyOptions]):
         return {**super().options_record(context), **(promise.to_record() if promise else {})}
 
 
-def _promise(options: Any, cost: Cost, protects: str, neighbours: str, reason: str) -> Guarantee:
+def _promise(
+    options: Any, cost: Cost, protects: str, neighbours: str, reason: str, *, countable: bool = True
+) -> Guarantee:
     secure = options.randomness == "secure"
     return Guarantee(
         cost=cost,
@@ -118,6 +120,7 @@ def _promise(options: Any, cost: Cost, protects: str, neighbours: str, reason: s
         leaks="the person: two pictures of two people differ in far more than the neighbours do",
         holds=secure,
         reason=reason if secure else SEEDED_REASON,
+        countable=countable,
     )
 
 
@@ -188,6 +191,7 @@ class DPSvd(_PrivatePixels[DPSvdOptions]):
             f"the first {options.rank} singular values of each channel; not the singular vectors, which draw the face",
             "two crops with the same singular vectors, for each 8-bit level of l1 distance between the values",
             "metric privacy: the loss grows with the distance",
+            countable=False,
         )
 
     def private(self, face: Tensor, options: DPSvdOptions, source: BitSource) -> Tensor:
