@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from facezoo.faces.keep import KeepList
     from facezoo.hub.manifest import ResolvedModel
     from facezoo.keys import Key
+    from facezoo.privacy.guarantee import Guarantee
+    from facezoo.privacy.ledger import Ledger
     from facezoo.records import PictureRecord
 
-__all__ = ["Job", "Outcome", "Plan", "RecoveryLog", "Settings", "find_finished", "plan_jobs", "run_jobs"]
+__all__ = ["Job", "Outcome", "Plan", "RecoveryLog", "Settings", "find_finished", "person_of", "plan_jobs", "run_jobs"]
 
 PICTURE_ENDINGS: Final = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif"}
@@ -129,6 +131,10 @@ class Settings:
         allow_unverified: whether a recovery is written although the key fits no face and no record tells of the key.
         overwrite: whether existing outputs are replaced.
         salt: of the records of this run, base64.
+        ledger: file of the privacy budget; None: nothing is counted.
+        budget: epsilon (and delta) of each person; None: as the ledger says.
+        budget_people: whose account a picture's faces are charged to: "everyone" (one account for all) or "folder"
+            (the first sub-folder is a person).
     """
 
     task: Literal["anonymize", "recover"]
@@ -151,6 +157,9 @@ class Settings:
     allow_unverified: bool = False
     overwrite: bool = False
     salt: str = ""
+    ledger: str | None = None
+    budget: tuple[float, float] | None = None
+    budget_people: Literal["everyone", "folder"] = "everyone"
 
     def fingerprint(self) -> str:
         """16 hex digits over all settings that change a picture's content; part of its record."""
@@ -443,6 +452,10 @@ class Processor:
         settings = self.settings
         anonymizer = self._anonymizer(settings.model)
         boxes, points = _boxes_for(settings.boxes, job)
+        ledger, promise = self._budget(anonymizer)
+        person = person_of(job, settings)
+        if ledger is not None:
+            ledger.check(person, promise)  # before any work is done for a picture that could not be paid for
         try:
             result = anonymizer.anonymize(
                 job.source,
@@ -464,6 +477,9 @@ class Processor:
             run = dict(_mapping(result.record.options.get("run"))) | {"settings": settings.fingerprint()}
             options = {**result.record.options, "run": run}
             result = dataclasses.replace(result, record=dataclasses.replace(result.record, options=options))
+        if ledger is not None:
+            # Charged first: a run that stops here has spent and shown nothing, never shown and spent nothing.
+            ledger.charge(person, promise, sum(not face.kept for face in result.report.faces))
         self._save(result, job)
         warnings = list(result.report.warnings)
         warnings += [
@@ -477,6 +493,19 @@ class Processor:
         kept = len(result.report.faces) - count
         message = f"{count} face{'' if count == 1 else 's'} anonymized" + (f", {kept} kept" if kept else "")
         return Outcome(job, "done", message, tuple(f"warning: {text}" for text in warnings), faces=count)
+
+    def _budget(self, anonymizer: Anonymizer) -> tuple[Ledger | None, Guarantee | None]:
+        """The ledger of this run, and what a face costs."""
+        settings = self.settings
+        if settings.ledger is None:
+            return None, None
+        from facezoo.methods.base import FaceContext
+        from facezoo.privacy.accounting import Cost
+        from facezoo.privacy.ledger import Ledger
+
+        budget = None if settings.budget is None else Cost(*settings.budget)
+        promise = anonymizer.method.guarantee(FaceContext(options=anonymizer.options))
+        return Ledger(settings.ledger, budget), promise
 
     def _recover(self, job: Job) -> Outcome:
         settings = self.settings
@@ -533,6 +562,23 @@ class Processor:
             write_record=settings.write_record,
             embed=settings.embed,
         )
+
+
+def person_of(job: Job, settings: Settings) -> str:
+    """Whose account the faces of a picture are charged to.
+
+    Raises:
+        InputError: people are sub-folders, and the picture lies in none.
+    """
+    if settings.budget_people == "everyone":
+        return "everyone"
+    parts = Path(job.name).parts
+    if len(parts) < 2:
+        raise InputError(
+            f"{job.name} lies in no sub-folder, so nothing says whose budget it spends; use one folder a person, or "
+            "--budget-people everyone"
+        )
+    return parts[0]
 
 
 def _mapping(value: object) -> Mapping[str, object]:

@@ -277,6 +277,20 @@ def _add_anonymize(commands: Commands) -> None:
     parser.add_argument(
         "--epsilon", metavar="E", help="privacy loss of a face, for methods that have one; short for --option epsilon=E"
     )
+    parser.add_argument(
+        "--budget",
+        metavar="E[,DELTA]",
+        help="privacy budget of each person: a picture that would spend more is refused (methods with an epsilon)",
+    )
+    parser.add_argument(
+        "--ledger", metavar="FILE", help="where the budget's sums are kept (default: in the output folder)"
+    )
+    parser.add_argument(
+        "--budget-people",
+        choices=("everyone", "folder"),
+        default="everyone",
+        help="who pays for a face: one account for all faces (safe; default), or the person that the sub-folder names",
+    )
     parser.add_argument("--seal", action="store_true", help="put the originals, encrypted, into the record")
     parser.add_argument("--keep", metavar="FOLDER", help="people in these pictures are left as they are")
     parser.add_argument("--boxes", metavar="FILE.json", help="faces to anonymize, instead of detected ones")
@@ -500,6 +514,7 @@ def _anonymize(arguments: argparse.Namespace) -> int:
         raise InputError("only a PNG can carry its record: use --format png, or leave out --embed-record")
     if arguments.seal and arguments.no_record and not arguments.embed_record:
         raise InputError("--seal puts the originals into the record: leave out --no-record, or add --embed-record")
+    ledger, budget = _parse_budget(arguments, plan)
     key: Key | None = None
     if arguments.seal or info.requires_key or (info.uses_key and _key_is_given(arguments)):
         key = _read_key(arguments, confirm=True)
@@ -524,6 +539,9 @@ def _anonymize(arguments: argparse.Namespace) -> int:
         write_record=not arguments.no_record,
         overwrite=arguments.overwrite,
         salt=base64.b64encode(new_salt()).decode(),
+        ledger=ledger,
+        budget=budget,
+        budget_people=arguments.budget_people,
     )
 
     def finished(job: Job) -> bool:
@@ -761,6 +779,34 @@ def _parse_options(method: str, texts: Sequence[str]) -> dict[str, object]:
         return {}
     parsed = load_options_class(method).from_strings(pairs)
     return {name: getattr(parsed, name) for name in pairs}
+
+
+def _parse_budget(arguments: argparse.Namespace, plan: Plan) -> tuple[str | None, tuple[float, float] | None]:
+    """Path of the ledger and the budget, checked before any work is done."""
+    if arguments.budget is None and arguments.ledger is None:
+        if arguments.budget_people != "everyone":
+            raise InputError("--budget-people says who pays: it needs --budget E")
+        return None, None
+    from facezoo.privacy.accounting import Cost
+    from facezoo.privacy.ledger import Ledger
+
+    cost = None
+    if arguments.budget is not None:
+        epsilon, _, delta = arguments.budget.partition(",")
+        try:
+            cost = Cost(float(epsilon), float(delta) if delta else 0.0)
+        except ValueError:
+            raise InputError(f"--budget {arguments.budget!r}: write an epsilon, or EPSILON,DELTA") from None
+    if arguments.ledger is not None:
+        path = Path(arguments.ledger)
+    elif plan.folder is not None:
+        path = plan.folder / ".facezoo-budget.json"
+    else:
+        raise InputError("--budget for a single picture needs --ledger FILE, or the next picture would not know of it")
+    if arguments.ledger is not None and not path.parent.is_dir():
+        raise InputError(f"cannot keep a ledger in {path.parent}: no such folder; make it first")
+    Ledger(path, cost)
+    return str(path), None if cost is None else (cost.epsilon, cost.delta)
 
 
 def _read_boxes(path: str | None) -> dict[str, object]:

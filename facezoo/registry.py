@@ -119,6 +119,7 @@ class MethodInfo:
 
 
 _CLASSICS = "facezoo.methods.classics"
+_DP_PIXELS = "facezoo.methods.dp_pixels"
 _KSAME = "facezoo.methods.ksame"
 
 _SDN = "facezoo.methods.sdn"
@@ -131,6 +132,30 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
         entry=f"{_CLASSICS}.cover:BlackBox",
         options=f"{_CLASSICS}.config:BlackBoxOptions",
         source="book, section 3.1.1 (mask)",
+    ),
+    MethodInfo(
+        name="dp_blur",
+        summary="mosaic with Gaussian noise, blurred: differentially private about pixels, not about people",
+        entry=f"{_DP_PIXELS}.method:DPBlur",
+        options=f"{_DP_PIXELS}.config:DPBlurOptions",
+        source="Fan 2019; book, section 5.2.3",
+        status="experimental",
+    ),
+    MethodInfo(
+        name="dp_pix",
+        summary="mosaic with Laplace noise: differentially private about pixels, not about people",
+        entry=f"{_DP_PIXELS}.method:DPPix",
+        options=f"{_DP_PIXELS}.config:DPPixOptions",
+        source="Fan 2018; book, sections 3.1.1 and 5.2.3",
+        status="experimental",
+    ),
+    MethodInfo(
+        name="dp_svd",
+        summary="few singular values with Laplace noise: metric privacy of these values (weak: the vectors stay)",
+        entry=f"{_DP_PIXELS}.method:DPSvd",
+        options=f"{_DP_PIXELS}.config:DPSvdOptions",
+        source="Fan 2019; book, sections 3.1.1 and 5.2.3",
+        status="experimental",
     ),
     MethodInfo(
         name="eye_bar",
@@ -189,11 +214,35 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
         source="Newton, Sweeney, Malin 2005; book, section 3.1.2",
     ),
     MethodInfo(
+        name="ksame_furthest",
+        summary="mean of k gallery faces that are far away; no result contains its own people",
+        entry=f"{_KSAME}.method:KSameFurthest",
+        options=f"{_KSAME}.config:KSameFurthestOptions",
+        source="Meng, Sun 2014; book, section 3.1.2",
+        status="experimental",
+    ),
+    MethodInfo(
+        name="ksame_m",
+        summary="mean shape and mean looks of the k most similar gallery faces (sharper than pixel by pixel)",
+        entry=f"{_KSAME}.method:KSameModel",
+        options=f"{_KSAME}.config:KSameModelOptions",
+        source="Gross et al. 2006; book, section 3.1.2",
+        status="experimental",
+    ),
+    MethodInfo(
         name="ksame_pixel",
         summary="mean of the k most similar gallery faces, pixel by pixel",
         entry=f"{_KSAME}.method:KSamePixel",
         options=f"{_KSAME}.config:KSamePixelOptions",
         source="Newton, Sweeney, Malin 2005; book, section 3.1.2",
+    ),
+    MethodInfo(
+        name="ksame_select",
+        summary="mean of the k most similar gallery faces with the same sex, age group or expression",
+        entry=f"{_KSAME}.method:KSameSelect",
+        options=f"{_KSAME}.config:KSameSelectOptions",
+        source="Gross et al. 2005; book, section 3.1.2",
+        status="experimental",
     ),
     MethodInfo(
         name="low_resolution",

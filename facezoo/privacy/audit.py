@@ -98,18 +98,20 @@ def privacy_loss(
     def rate(values: Floats, low: float, high: float) -> float:
         return float(((values >= low) & (values < high)).mean())
 
+    log_inverse_alpha = math.log(2 / alpha)
     best, chosen = -math.inf, (events[0], False)
     for event in events:
         p, q = rate(search_a, *event[1:]), rate(search_b, *event[1:])
         for over, under, swapped in ((p, q, False), (q, p, True)):
-            # One count is added below, so that an event that was never seen does not win by chance.
-            score = (over - delta) / (under + 2.0 / len(search_a))
-            if over * len(search_a) >= 20 and score > best:
+            # What the event would prove if the other half agreed: a rare one has a great ratio and proves little.
+            low_over = over - math.sqrt(2 * over * (1 - over) * log_inverse_alpha / len(test_a)) - delta
+            high_under = under + math.sqrt(2 * under * (1 - under) * log_inverse_alpha / len(test_b))
+            score = low_over / (high_under + log_inverse_alpha / len(test_b))
+            if score > best:
                 best, chosen = score, (event, swapped)
     (name, low, high), swapped = chosen
     over, under = (test_b, test_a) if swapped else (test_a, test_b)
     hits_over, hits_under = (int(((values >= low) & (values < high)).sum()) for values in (over, under))
-    log_inverse_alpha = math.log(2 / alpha)
     sure_over = _bound(hits_over, len(over), log_inverse_alpha, upper=False) - delta
     sure_under = _bound(hits_under, len(under), log_inverse_alpha, upper=True)
     found = max(0.0, math.log(sure_over / sure_under)) if sure_over > 0 else 0.0

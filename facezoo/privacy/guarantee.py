@@ -20,6 +20,7 @@ class Guarantee:
         leaks: what the result may tell all the same.
         holds: whether the numbers hold; false with a sensitivity that is no bound, or with seeded noise.
         reason: why they hold, or why not.
+        countable: whether releases add up in a budget; false for metric privacy, whose epsilon is for a distance of 1.
     """
 
     cost: Cost
@@ -28,16 +29,15 @@ class Guarantee:
     leaks: str
     holds: bool
     reason: str
+    countable: bool = True
 
     def to_record(self) -> dict[str, object]:
-        """Plain JSON values. Where nothing holds the record does not show numbers that look like a guarantee."""
+        """Plain JSON values, in words: nothing that is not kept looks like a number that is."""
         if not self.holds:
-            return {"guarantee": f"none: {self.reason}", "nominal_epsilon": self.cost.epsilon, "leaks": self.leaks}
+            return {"guarantee": f"none: {self.reason}", "leaks": self.leaks}
         delta = f", delta {self.cost.delta:g}" if self.cost.delta else ""
         return {
             "guarantee": f"epsilon {self.cost.epsilon:g}{delta} for each face, about {self.protects}; {self.reason}",
-            "epsilon": self.cost.epsilon,
-            "delta": self.cost.delta,
             "neighbours": self.neighbours,
             "leaks": self.leaks,
         }

@@ -6,6 +6,7 @@ its name alone (a gallery, a checkpoint), `CASES` says how; a plug-in's own test
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ import torch
 
 from facezoo import registry
 from facezoo.errors import FacezooError, InputError, KeyMaterialError, UnknownNameError
+from facezoo.faces import align
 from facezoo.keys import Key
 from facezoo.methods.base import FaceContext, LearnedMethod, Method
 from facezoo.methods.ksame.gallery import Gallery
@@ -33,15 +35,24 @@ def invented_faces(batch: int, size: int, seed: int = 0) -> torch.Tensor:
 
 def gallery() -> Gallery:
     faces = invented_faces(12, 24, seed=7)
-    return Gallery(((faces + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous())
+    pixels = ((faces + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    points = align.template(24)[None] + np.random.default_rng(1).uniform(-0.5, 0.5, (12, 5, 2))
+    return Gallery(pixels, points=points, labels={"expression": np.repeat([0, 1], 6)})
 
 
 def in_open_mode(name: str) -> Callable[[], Method]:
     return lambda: registry.create(name, gallery=gallery(), k=3, mode="open")
 
 
-CASES: dict[str, Callable[[], Method]] = {name: in_open_mode(name) for name in ("ksame_pixel", "ksame_eigen")}
+KSAME = ("ksame_pixel", "ksame_eigen", "ksame_select", "ksame_m", "ksame_furthest")
+CASES: dict[str, Callable[[], Method]] = {name: in_open_mode(name) for name in KSAME}
 """How to make the methods that need more than their name."""
+
+CASES |= {
+    name: functools.partial(registry.create, name, randomness="seeded") for name in ("dp_pix", "dp_blur", "dp_svd")
+}
+SEEDED = ("identity_dp",)
+"""Learned methods whose noise nobody can repeat unless they are told that this is a test."""
 
 
 class MethodTester:
@@ -190,7 +201,10 @@ def _learned(name: str) -> Method:
     if not models:
         pytest.skip(f"no bundled checkpoint of {name}")
     resolved = resolve_model(min(models, key=lambda model: models[model]["crop_size"]))
-    return registry.load_class(name).from_checkpoint(resolved.folder, dict(resolved.manifest))
+    method = registry.load_class(name).from_checkpoint(resolved.folder, dict(resolved.manifest))
+    if name in SEEDED:
+        method.options = method.options.updated({"randomness": "seeded"})
+    return method
 
 
 class TestRegisteredMethods(MethodTester):

@@ -32,7 +32,8 @@ from facezoo.nets.disentangled import DisentangledPainter
 from facezoo.privacy.accounting import Cost
 from facezoo.privacy.guarantee import Guarantee
 from facezoo.privacy.mechanisms import LaplaceMechanism
-from facezoo.privacy.randomness import BitSource, SecureBits, SeededBits
+from facezoo.privacy.randomness import BitSource
+from facezoo.privacy.release import SEEDED_REASON, source_for
 from facezoo.privacy.sensitivity import Sensitivity, unit_sphere, unit_vectors
 from facezoo.recognition import load_recogniser
 
@@ -128,10 +129,7 @@ class IdentityDP(LearnedMethod):
         bound = self.sensitivity(options)
         grid = self.config.attribute_grid
         inside = f"the inside of the face at {grid}x{grid} pixels" if grid else "the whole face"
-        if options.randomness != "secure":
-            reason = "the noise was drawn from a seed, whoever knows it takes it off"
-        else:
-            reason = f"sensitivity: {bound.reason}"
+        reason = f"sensitivity: {bound.reason}" if options.randomness == "secure" else SEEDED_REASON
         return Guarantee(
             cost=Cost(options.epsilon),
             protects="the identity vector that the face is painted from; not the attribute features",
@@ -168,10 +166,8 @@ class IdentityDP(LearnedMethod):
         return self.painter.cover(crops, identity).clamp(-1, 1).to(faces)
 
     def _source(self, crop: Tensor, options: IdentityDPOptions, context: FaceContext) -> BitSource:
-        if options.randomness == "secure":
-            return SecureBits()
         pixels = np.ascontiguousarray(crop.contiguous().cpu().numpy()).tobytes()
-        return SeededBits(b"%d:" % context.seed + pixels)
+        return source_for(options.randomness, context.seed, pixels)
 
     def _identity(self, noisy: Tensor, scale: float, options: IdentityDPOptions, source: BitSource) -> Tensor:
         """The unit vector that is painted, from the noisy one alone: ``(D,)`` float64 -> ``(D,)``.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from facezoo.methods.options import Options, option
+from facezoo.privacy.release import randomness_option
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,4 @@ class IdentityDPOptions(Options):
         source="noisy: book, equation 5.13; natural: ours, see the method's README",
         choices=("natural", "noisy"),
     )
-    randomness: str = option(
-        "secure",
-        kind="choice",
-        doc=(
-            "secure: noise from the operating system's generator; nobody can repeat it. seeded: noise that the call's "
-            "seed decides, for tests and figures only: the record then says that there is no guarantee"
-        ),
-        source="ours",
-        choices=("secure", "seeded"),
-    )
+    randomness: str = randomness_option()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from facezoo.errors import InputError
 
-__all__ = ["ksame_clusters", "nearest_rows", "people_per_cluster"]
+__all__ = ["furthest_partners", "ksame_clusters", "nearest_rows", "people_per_cluster"]
 
 _PART = 1024
 """Rows compared at once: bounds the memory of the differences."""
@@ -87,3 +87,55 @@ def people_per_cluster(clusters: Tensor, identity: Tensor) -> Tensor:
     """
     pairs = torch.unique(torch.stack([clusters, identity], 1), dim=0)
     return torch.bincount(pairs[:, 0])
+
+
+def furthest_partners(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Groups that swap faces: everybody gets the mean of a group that is far away.
+
+    Meng and Sun (2014): take the first face that is left with its k - 1 nearest, and the face furthest from it with
+    *its* k - 1 nearest; each of the two groups gets the mean of the other; remove both, repeat. Of what is left at the
+    end (fewer than 2 k), k or more form a group that gets the mean of the group furthest from it; fewer join the last
+    group.
+
+    Args:
+        features: (N, D), one row a person.
+        k: at least 2; there must be two groups, so at most N / 2.
+
+    Returns:
+        (N,) int64 group of each row, and (groups,) int64 whose mean each group gets: never its own.
+
+    Raises:
+        InputError: k out of range.
+    """
+    total = len(features)
+    if not 2 <= k <= total // 2:
+        raise InputError(f"k must be from 2 to half the number of people in the gallery ({total}), not {k}")
+    clusters = torch.full((total,), -1, dtype=torch.int64)
+    partner: list[int] = []
+
+    def distances(row: int) -> Tensor:
+        return (features - features[row]).square().sum(1)
+
+    def take(seed: int) -> None:
+        order = distances(seed)
+        order[clusters >= 0] = torch.inf
+        order[seed] = -torch.inf
+        clusters[torch.sort(order, stable=True).indices[:k]] = len(partner)
+
+    while int((clusters < 0).sum()) >= 2 * k:
+        seed = int(torch.nonzero(clusters < 0)[0])
+        first = len(partner)
+        take(seed)
+        partner.append(first + 1)
+        far = distances(seed)
+        far[clusters >= 0] = -torch.inf
+        take(int(far.argmax()))
+        partner.append(first)
+    left = torch.nonzero(clusters < 0)[:, 0]
+    if len(left) >= k:
+        clusters[left] = len(partner)
+        means = torch.stack([features[clusters == group].mean(0) for group in range(len(partner))])
+        partner.append(int((means - features[left].mean(0)).square().sum(1).argmax()))
+    elif len(left):
+        clusters[left] = len(partner) - 1
+    return clusters, torch.tensor(partner)

@@ -7,7 +7,14 @@ from typing import ClassVar
 
 from facezoo.methods.options import Options, option
 
-__all__ = ["KSameEigenOptions", "KSameOptions", "KSamePixelOptions"]
+__all__ = [
+    "KSameEigenOptions",
+    "KSameFurthestOptions",
+    "KSameModelOptions",
+    "KSameOptions",
+    "KSamePixelOptions",
+    "KSameSelectOptions",
+]
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,11 @@ class KSameOptions(Options):
         choices=("closed", "open"),
     )
     repeated_people: str = option(
-        "first",
+        "refuse",
         kind="choice",
-        doc="What to do when the gallery shows a person more than once: keep the first picture, or refuse the gallery.",
+        doc="What to do when the gallery shows a person more than once: refuse the gallery, or keep the first picture.",
         source="book, section 3.1.2: k-Same assumes one picture a person",
-        choices=("first", "refuse"),
+        choices=("refuse", "first"),
     )
 
 
@@ -69,3 +76,42 @@ class KSameEigenOptions(KSameOptions):
         minimum=1,
         maximum=1000,
     )
+
+
+@dataclass(frozen=True)
+class KSameSelectOptions(KSameOptions):
+    """Options of ``ksame_select``."""
+
+    method: ClassVar[str] = "ksame_select"
+
+    utility: str = option(
+        "expression",
+        kind="choice",
+        doc="The label that a published face keeps: only people with the same value share a face. Every value that "
+        "occurs in the gallery must have at least k people. Known to whoever sees the face, so it is not hidden.",
+        source="Gross et al. 2005: expression or gender",
+        choices=("sex", "age_group", "expression"),
+    )
+
+
+@dataclass(frozen=True)
+class KSameModelOptions(KSameOptions):
+    """Options of ``ksame_m``."""
+
+    method: ClassVar[str] = "ksame_m"
+
+    shape_weight: float = option(
+        1.0,
+        kind="number",
+        doc="Weight of the shape against the appearance in the search for similar people; 0 compares looks only.",
+        source="active appearance models weigh by variance; 1 does that here",
+        minimum=0.0,
+        maximum=100.0,
+    )
+
+
+@dataclass(frozen=True)
+class KSameFurthestOptions(KSameOptions):
+    """Options of ``ksame_furthest``."""
+
+    method: ClassVar[str] = "ksame_furthest"

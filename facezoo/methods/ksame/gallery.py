@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from torch import Tensor
 from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError
 
-__all__ = ["Gallery"]
+__all__ = ["LABELS", "Gallery"]
+
+LABELS = ("sex", "age", "expression")
+"""Labels that a packed set may bring."""
 
 
 class Gallery:
@@ -24,17 +28,26 @@ class Gallery:
     Args:
         images: uint8 (N, S, S, 3) RGB, aligned to the template; an array, a memory map (read as needed) or a tensor.
         identity: (N,) integers, the person in each picture; None: every picture shows somebody else.
+        points: (N, L, 2) landmarks in pixels of the picture, for methods that average shapes; None: unknown.
+        labels: name -> (N,) integers, e.g. ``{"sex": ...}``, for methods that keep groups apart; -1: unknown.
 
     Attributes:
         images: as given; an array.
         identity: int64 (N,).
+        points: float64 (N, L, 2), or None.
+        labels: name -> int64 (N,).
 
     Raises:
         InputError: another shape or type.
     """
 
     def __init__(
-        self, images: npt.NDArray[np.uint8] | Tensor, identity: npt.NDArray[Any] | Tensor | None = None
+        self,
+        images: npt.NDArray[np.uint8] | Tensor,
+        identity: npt.NDArray[Any] | Tensor | None = None,
+        *,
+        points: npt.NDArray[Any] | None = None,
+        labels: Mapping[str, npt.NDArray[Any]] | None = None,
     ) -> None:
         pixels = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
         shape: tuple[int, ...] = tuple(getattr(pixels, "shape", ()))
@@ -47,6 +60,20 @@ class Gallery:
             raise InputError(f"a gallery's identity is one integer a picture ({len(pixels)},), not {people.shape}")
         self.images: npt.NDArray[np.uint8] = pixels
         self.identity: npt.NDArray[np.int64] = people.astype(np.int64)
+        self.points: npt.NDArray[np.float64] | None = None
+        if points is not None:
+            landmarks = np.asarray(points, dtype=np.float64)
+            if landmarks.ndim != 3 or len(landmarks) != len(pixels) or landmarks.shape[2] != 2:
+                raise InputError(f"a gallery's points are (N, L, 2) for {len(pixels)} pictures, not {landmarks.shape}")
+            if not np.isfinite(landmarks).all():
+                raise InputError("a gallery's points must be finite")
+            self.points = landmarks
+        self.labels: dict[str, npt.NDArray[np.int64]] = {}
+        for name, values in (labels or {}).items():
+            column = np.asarray(values)
+            if column.shape != (len(pixels),) or not np.issubdtype(column.dtype, np.integer):
+                raise InputError(f"a gallery's label {name} is one integer a picture, not {column.shape}")
+            self.labels[name] = column.astype(np.int64)
 
     @classmethod
     def from_packed(cls, path: str | os.PathLike[str]) -> Gallery:
@@ -56,7 +83,9 @@ class Gallery:
             InputError: missing, damaged, or no packed set.
         """
         packed = PackedFaces(path)
-        return cls(packed.images, packed.identity)
+        labels = {name: np.asarray(packed.array(name)) for name in LABELS if name in packed}
+        points = np.asarray(packed.array("points")) if "points" in packed else None
+        return cls(packed.images, packed.identity, points=points, labels=labels)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -86,7 +115,12 @@ class Gallery:
             )
         else:
             rows = np.sort(first)
-            single = Gallery(self.images[rows], self.identity[rows])
+            single = Gallery(
+                self.images[rows],
+                self.identity[rows],
+                points=None if self.points is None else self.points[rows],
+                labels={name: values[rows] for name, values in self.labels.items()},
+            )
         seen: dict[bytes, int] = {}
         for row, digest in enumerate(single._digests):
             if digest in seen:

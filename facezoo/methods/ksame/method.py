@@ -1,7 +1,15 @@
-"""k-Same-Pixel and k-Same-Eigen.
+"""k-Same-Pixel, k-Same-Eigen, k-Same-Select, k-Same-M and k-Same-furthest.
 
 Source: Newton, Sweeney, Malin, "Preserving privacy by de-identifying face images", IEEE TKDE 17(2), 2005, as told in
 the book's section 3.1.2.
+
+Select: Gross, Airoldi, Malin, Sweeney, "Integrating utility into face de-identification", PET 2005. M: Gross, Sweeney,
+de la Torre, Baker, "Model-based face de-identification", CVPRW 2006. Furthest: Meng, Sun, "Face de-identification with
+perfect privacy protection", MIPRO 2014. All as told in the book's section 3.1.2.
+
+k-Same-M averages shapes and shape-free looks apart, warps piecewise affinely, and has no model besides: the papers fit
+an active appearance model, whose coefficients are linear in the same two, so their mean is the same up to the
+components that the model leaves out.
 
 Deviations, with reasons: colour instead of grey; distances of k-Same-Pixel are taken between pictures averaged to at
 most 64 x 64 (the nearest neighbours stay the same for practical purposes, at a quarter of the memory); the eigenfaces
@@ -25,11 +33,19 @@ from torch.nn import functional
 
 from facezoo.errors import FacezooError, InputError
 from facezoo.methods.base import ClassicMethod, FaceContext
-from facezoo.methods.ksame.cluster import ksame_clusters, nearest_rows, people_per_cluster
-from facezoo.methods.ksame.config import KSameEigenOptions, KSameOptions, KSamePixelOptions
+from facezoo.methods.ksame.cluster import furthest_partners, ksame_clusters, nearest_rows, people_per_cluster
+from facezoo.methods.ksame.config import (
+    KSameEigenOptions,
+    KSameFurthestOptions,
+    KSameModelOptions,
+    KSameOptions,
+    KSamePixelOptions,
+    KSameSelectOptions,
+)
 from facezoo.methods.ksame.gallery import Gallery
+from facezoo.methods.ksame.warp import PiecewiseAffine
 
-__all__ = ["GalleryRelease", "KSame", "KSameEigen", "KSamePixel"]
+__all__ = ["GalleryRelease", "KSame", "KSameEigen", "KSameFurthest", "KSameModel", "KSamePixel", "KSameSelect"]
 
 _DISTANCE_SIZE = 64
 _BASIS_PEOPLE = 1000
@@ -87,11 +103,12 @@ class KSame(ClassicMethod[AnyOptions]):
         small = _resized(faces.float().cpu(), gallery.size)
         if options.mode == "closed":
             members = self._members(small, gallery)
-            clusters, surrogates = self._grouped(options.k, gallery, features)
+            clusters, surrogates = self._grouped(options, gallery, features)
             result = surrogates[clusters[members]]
         else:
-            rows, _ = nearest_rows(features, self.features(small, gallery), options.k)
-            result = torch.stack([self.average(row, gallery, features) for row in rows])
+            points = self._points_of(faces, context, gallery)
+            query = self.features(small, gallery, points)
+            result = torch.stack([self.open_face(one, gallery, features, options) for one in query])
         return _resized(result, faces.shape[-1]).to(device=faces.device, dtype=faces.dtype)
 
     def anonymize_gallery(self, options: AnyOptions | None = None) -> GalleryRelease:
@@ -105,7 +122,7 @@ class KSame(ClassicMethod[AnyOptions]):
         """
         chosen = cast(AnyOptions, self.options) if options is None else options
         gallery, features = self._open(chosen)
-        clusters, surrogates = self._grouped(chosen.k, gallery, features)
+        clusters, surrogates = self._grouped(chosen, gallery, features)
         pixels = ((surrogates + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return GalleryRelease(
             images=pixels.permute(0, 2, 3, 1).contiguous().numpy(),
@@ -131,12 +148,29 @@ class KSame(ClassicMethod[AnyOptions]):
         """Compute what `features` needs (eigenfaces, say) from the gallery."""
 
     @abc.abstractmethod
-    def features(self, faces: Tensor, gallery: Gallery) -> Tensor:
-        """Where faces lie: (B, 3, S, S) at the gallery's size -> (B, D)."""
+    def features(self, faces: Tensor, gallery: Gallery, points: Tensor | None) -> Tensor:
+        """Where faces lie: (B, 3, S, S) at the gallery's size, (B, L, 2) landmarks in its pixels -> (B, D)."""
 
     @abc.abstractmethod
     def average(self, rows: Tensor, gallery: Gallery, features: Tensor) -> Tensor:
         """The mean face of some gallery rows: (3, S, S) in about [-1, 1]."""
+
+    def group(self, gallery: Gallery, features: Tensor, options: AnyOptions) -> tuple[Tensor, Tensor]:
+        """Who shares a face, (people,), and of which group it is the mean, (groups,); here: of their own."""
+        clusters = ksame_clusters(features, options.k)
+        return clusters, torch.arange(int(clusters.max()) + 1)
+
+    def open_face(self, query: Tensor, gallery: Gallery, features: Tensor, options: AnyOptions) -> Tensor:
+        """The face for somebody outside the gallery: (D,) -> (3, S, S)."""
+        rows, _ = nearest_rows(features, query[None], options.k)
+        return self.average(rows[0], gallery, features)
+
+    def _points_of(self, faces: Tensor, context: FaceContext, gallery: Gallery) -> Tensor | None:
+        """The context's landmarks in the gallery's pixels."""
+        if context.points is None:
+            return None
+        scale = gallery.size / faces.shape[-1]
+        return torch.as_tensor(np.asarray(context.points, dtype=np.float64) * scale)
 
     def _open(self, options: AnyOptions) -> tuple[Gallery, Tensor]:
         """The gallery with one picture a person, and its features; kept until other options ask for another."""
@@ -157,7 +191,10 @@ class KSame(ClassicMethod[AnyOptions]):
             if len(gallery) < 2:
                 raise InputError(f"{self.name}: a gallery of {len(gallery)} people hides nobody; use at least k")
             self.prepare(gallery, options)
-            chunks = [self.features(gallery.faces(rows), gallery) for rows in _parts(torch.arange(len(gallery)))]
+            chunks = []
+            for rows in _parts(torch.arange(len(gallery))):
+                points = None if gallery.points is None else torch.from_numpy(gallery.points[rows.numpy()])
+                chunks.append(self.features(gallery.faces(rows), gallery, points))
             self._opened = (wanted, gallery, torch.cat(chunks))
             self._clusters = {}
             self._pixels = None
@@ -169,16 +206,18 @@ class KSame(ClassicMethod[AnyOptions]):
             )
         return gallery, features
 
-    def _grouped(self, k: int, gallery: Gallery, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _grouped(self, options: AnyOptions, gallery: Gallery, features: Tensor) -> tuple[Tensor, Tensor]:
         """(people,) group of each person and (groups, 3, S, S) faces."""
+        k = options.k
         if k not in self._clusters:
-            clusters = ksame_clusters(features, k)
+            clusters, given = self.group(gallery, features, options)
             # The guarantee is the point of the method, so it is counted and not assumed.
             fewest = int(people_per_cluster(clusters, torch.from_numpy(gallery.identity)).min())
             if fewest < k:
                 raise FacezooError(f"{self.name}: a group has {fewest} people instead of {k}; nothing was made")
             groups = [torch.nonzero(clusters == group)[:, 0] for group in range(int(clusters.max()) + 1)]
-            self._clusters[k] = (clusters, torch.stack([self.average(rows, gallery, features) for rows in groups]))
+            averages = torch.stack([self.average(rows, gallery, features) for rows in groups])
+            self._clusters[k] = (clusters, averages[given])
         return self._clusters[k]
 
     def _members(self, faces: Tensor, gallery: Gallery) -> Tensor:
@@ -197,16 +236,13 @@ class KSame(ClassicMethod[AnyOptions]):
         return rows[:, 0]
 
 
-class KSamePixel(KSame[KSamePixelOptions]):
+class _InPixels(KSame[AnyOptions]):
     """Faces are compared and averaged pixel by pixel."""
 
-    name = "ksame_pixel"
-    options_class = KSamePixelOptions
-
-    def prepare(self, gallery: Gallery, options: KSamePixelOptions) -> None:
+    def prepare(self, gallery: Gallery, options: AnyOptions) -> None:
         """Pixels need no preparation."""
 
-    def features(self, faces: Tensor, gallery: Gallery) -> Tensor:
+    def features(self, faces: Tensor, gallery: Gallery, points: Tensor | None) -> Tensor:
         """Pixels at no more than 64 x 64; see `KSame.features`."""
         return _pixel_features(faces)
 
@@ -216,6 +252,133 @@ class KSamePixel(KSame[KSamePixelOptions]):
         for part in _parts(rows):
             total += gallery.faces(part).sum(0)
         return total / len(rows)
+
+
+class KSamePixel(_InPixels[KSamePixelOptions]):
+    """The mean of the k nearest, pixel by pixel."""
+
+    name = "ksame_pixel"
+    options_class = KSamePixelOptions
+
+
+class KSameSelect(_InPixels[KSameSelectOptions]):
+    """k-Same among people of the same label, so that the published face keeps it."""
+
+    name = "ksame_select"
+    options_class = KSameSelectOptions
+
+    _labels: Tensor
+
+    def prepare(self, gallery: Gallery, options: KSameSelectOptions) -> None:
+        """Find the label of every person.
+
+        Raises:
+            InputError: the gallery has no such label.
+        """
+        field = "age" if options.utility == "age_group" else options.utility
+        if field not in gallery.labels:
+            known = ", ".join(sorted(gallery.labels)) or "none"
+            raise InputError(f"{self.name}: the gallery has no label {field} (it has: {known}); choose another utility")
+        labels = torch.from_numpy(gallery.labels[field])
+        if options.utility == "age_group":
+            labels = torch.where(labels < 0, labels, labels // 20)  # 0-19, 20-39, ...
+        self._labels = labels
+
+    def group(self, gallery: Gallery, features: Tensor, options: KSameSelectOptions) -> tuple[Tensor, Tensor]:
+        """k-Same within each value of the label; see `KSame.group`.
+
+        Raises:
+            InputError: a value with fewer than k people: they cannot hide among themselves.
+        """
+        clusters = torch.full((len(gallery),), -1, dtype=torch.int64)
+        count = 0
+        for value in self._labels.unique().tolist():
+            rows = torch.nonzero(self._labels == value)[:, 0]
+            if len(rows) < options.k:
+                raise InputError(
+                    f"{self.name}: only {len(rows)} people of the gallery have {options.utility}={value}, fewer than "
+                    f"k={options.k}; use a smaller k, or leave them out of the gallery"
+                )
+            clusters[rows] = ksame_clusters(features[rows], options.k) + count
+            count = int(clusters.max()) + 1
+        return clusters, torch.arange(count)
+
+    def open_face(self, query: Tensor, gallery: Gallery, features: Tensor, options: KSameSelectOptions) -> Tensor:
+        """The k nearest among those who share the nearest person's label; see `KSame.open_face`."""
+        nearest, _ = nearest_rows(features, query[None], 1)
+        same = torch.nonzero(self._labels == self._labels[nearest[0, 0]])[:, 0]
+        rows, _ = nearest_rows(features[same], query[None], min(options.k, len(same)))
+        return self.average(same[rows[0]], gallery, features)
+
+
+class KSameFurthest(_InPixels[KSameFurthestOptions]):
+    """Groups get the mean of a group that is far away, so that no result contains its own people."""
+
+    name = "ksame_furthest"
+    options_class = KSameFurthestOptions
+
+    def group(self, gallery: Gallery, features: Tensor, options: KSameFurthestOptions) -> tuple[Tensor, Tensor]:
+        """Pairs of groups that swap; see `KSame.group`.
+
+        Raises:
+            InputError: k larger than half the gallery.
+        """
+        return furthest_partners(features, options.k)
+
+    def open_face(self, query: Tensor, gallery: Gallery, features: Tensor, options: KSameFurthestOptions) -> Tensor:
+        """The mean of the person furthest away and that person's k - 1 nearest; see `KSame.open_face`."""
+        far = int((features - query).square().sum(1).argmax())
+        rows, _ = nearest_rows(features, features[far][None], options.k)
+        return self.average(rows[0], gallery, features)
+
+
+class KSameModel(KSame[KSameModelOptions]):
+    """Shapes and shape-free looks are averaged apart, so that eyes and mouths do not blur into each other."""
+
+    name = "ksame_m"
+    options_class = KSameModelOptions
+
+    _warp: PiecewiseAffine
+    _shape_scale: float
+
+    def prepare(self, gallery: Gallery, options: KSameModelOptions) -> None:
+        """Triangulate the mean shape of the gallery.
+
+        Raises:
+            InputError: a gallery without landmarks.
+        """
+        if gallery.points is None:
+            raise InputError(f"{self.name}: the gallery has no landmarks; `facezoo prepare` keeps them in a packed set")
+        shapes = torch.from_numpy(gallery.points)
+        self._warp = PiecewiseAffine(shapes.mean(0), gallery.size)
+        # By variance, as an appearance model does: so much of the looks' spread as the weight says.
+        spread = (shapes - shapes.mean(0)).square().sum((1, 2)).mean().sqrt()
+        small = min(gallery.size, _DISTANCE_SIZE)
+        self._shape_scale = options.shape_weight * 0.2 * (3 * small * small) ** 0.5 / max(float(spread), 1e-6)
+
+    def features(self, faces: Tensor, gallery: Gallery, points: Tensor | None) -> Tensor:
+        """Shape-free pixels and weighted shape; see `KSame.features`.
+
+        Raises:
+            InputError: landmarks of another number than the gallery's.
+        """
+        mean = self._warp.reference
+        shapes = mean.expand(len(faces), -1, -1) if points is None else points.double()
+        if shapes.shape[1:] != mean.shape:
+            raise InputError(f"{self.name}: {shapes.shape[1]} landmarks a face, but the gallery has {len(mean)}")
+        # One at a time: sums must not depend on the batch.
+        free = torch.cat([self._warp.to_reference(f[None], s[None]) for f, s in zip(faces, shapes, strict=True)])
+        shape = ((shapes - mean) * self._shape_scale).flatten(1).float()
+        return torch.cat([_pixel_features(free), shape], 1)
+
+    def average(self, rows: Tensor, gallery: Gallery, features: Tensor) -> Tensor:
+        """Mean looks, warped to the mean shape of the group; see `KSame.average`."""
+        assert gallery.points is not None  # noqa: S101 (prepare refused)
+        shapes = torch.from_numpy(gallery.points)
+        total = torch.zeros(3, gallery.size, gallery.size)
+        for part in _parts(rows):
+            total += self._warp.to_reference(gallery.faces(part), shapes[part]).sum(0)
+        return self._warp.from_reference((total / len(rows))[None], shapes[rows].mean(0)[None])[0]
 
 
 class KSameEigen(KSame[KSameEigenOptions]):
@@ -242,7 +405,7 @@ class KSameEigen(KSame[KSameEigenOptions]):
         eigenfaces = vectors[:, useful].float().T @ pictures
         self._eigenfaces = functional.normalize(eigenfaces, dim=1)
 
-    def features(self, faces: Tensor, gallery: Gallery) -> Tensor:
+    def features(self, faces: Tensor, gallery: Gallery, points: Tensor | None) -> Tensor:
         """Coordinates on the eigenfaces; see `KSame.features`.
 
         One face at a time: a product over the whole batch rounds differently with the batch's size.
