@@ -756,6 +756,10 @@ class Anonymizer:
         points = _points_in_crops(found, transforms)
         faces = _to_tensor(crops)
         result = self._call(faces, dataclasses.replace(context, points=points))
+        with torch.inference_mode():
+            notes = self.method.notes(faces.to(self.device), dataclasses.replace(context, points=points))
+        for item, texts in zip(found, notes, strict=True):
+            item.warnings.extend(texts)
         return align.paste_faces(
             rgb,
             crops,

@@ -161,8 +161,13 @@ class Settings:
     budget: tuple[float, float] | None = None
     budget_people: Literal["everyone", "folder"] = "everyone"
 
-    def fingerprint(self) -> str:
-        """16 hex digits over all settings that change a picture's content; part of its record."""
+    def fingerprint(self, key: Key | None = None) -> str:
+        """16 hex digits over all settings that change a picture's content; part of its record.
+
+        Args:
+            key: with a key the digits depend on it too. Options may be part of the secret (attributes, say), and a bare
+                hash of few possibilities can be tried out.
+        """
         content = {
             "options": dict(self.options),
             "detector": self.detector,
@@ -174,7 +179,8 @@ class Settings:
             "metadata": self.metadata,
             "quality": self.quality if self.file_format != "png" else 0,
         }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        text = json.dumps(content, sort_keys=True).encode()
+        return hashlib.sha256(text).hexdigest()[:16] if key is None else key.tag("batch/settings", text, 8).hex()
 
 
 # ---------------------------------------------------------------------------------------------------------------- plan
@@ -331,7 +337,7 @@ def _same_work(record: PictureRecord, job: Job, settings: Settings, model: Resol
     run = record.options.get("run")
     if not isinstance(run, Mapping) or record.model != model.name or (record.checkpoint_sha256 or "") != model.sha256:
         return False
-    if run.get("settings") != settings.fingerprint():
+    if run.get("settings") != settings.fingerprint(key):
         return False
     if record.key_id is not None:
         if key is None or not record.matches_key(key):
@@ -474,7 +480,7 @@ class Processor:
                 return Outcome(job, "skipped", "no face was found: no output")
             raise
         if result.record is not None:
-            run = dict(_mapping(result.record.options.get("run"))) | {"settings": settings.fingerprint()}
+            run = dict(_mapping(result.record.options.get("run"))) | {"settings": settings.fingerprint(self.key)}
             options = {**result.record.options, "run": run}
             result = dataclasses.replace(result, record=dataclasses.replace(result.record, options=options))
         if ledger is not None:

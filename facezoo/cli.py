@@ -33,6 +33,11 @@ _KEY_HELP = (
 )
 
 
+_ATTRIBUTE_HELP = (
+    "attribute of the new face, for methods that have them (sdn, mfm): smiling=yes, hair=blond, ...; may be repeated"
+)
+
+
 class _UsageError(Exception):
     """A command line that cannot be parsed."""
 
@@ -160,7 +165,10 @@ def build_parser() -> argparse.ArgumentParser:
     _add_key(commands)
     _add_demo(commands)
     _add_prepare(commands)
+    _add_label(commands)
     _add_train(commands)
+    _add_directions(commands)
+    _add_clusters(commands)
     _add_evaluate(commands)
     _add_generate(commands)
     return parser
@@ -264,6 +272,7 @@ def _add_anonymize(commands: Commands) -> None:
         "make the faces of pictures anonymous",
         "  facezoo anonymize group.jpg -o group.anon.png --model identity_rotation --key-file my.key\n"
         "  facezoo anonymize photos/ -o photos.anon/ --model gaussian_blur --workers 2\n"
+        "  facezoo anonymize a.jpg -o b.png --model sdn --attribute smiling=yes --attribute hair=blond\n"
         "  facezoo anonymize group.jpg -o anon.png --model pixelation --option block=30 --seal --key-file my.key\n"
         "  pass show photos | facezoo anonymize a.jpg b.jpg -o out/ --model identity_rotation --key-file -",
         " Beside each output a record FILE.facezoo.json is written, which recovery uses. When a face cannot be "
@@ -291,6 +300,7 @@ def _add_anonymize(commands: Commands) -> None:
         default="everyone",
         help="who pays for a face: one account for all faces (safe; default), or the person that the sub-folder names",
     )
+    parser.add_argument("--attribute", action="append", default=[], metavar="NAME=VALUE", help=_ATTRIBUTE_HELP)
     parser.add_argument("--seal", action="store_true", help="put the originals, encrypted, into the record")
     parser.add_argument("--keep", metavar="FOLDER", help="people in these pictures are left as they are")
     parser.add_argument("--boxes", metavar="FILE.json", help="faces to anonymize, instead of detected ones")
@@ -324,6 +334,13 @@ def _add_recover(commands: Commands) -> None:
     _add_files(parser)
     parser.add_argument("--model", metavar="NAME", help="needed where there is no record")
     parser.add_argument("--no-record", action="store_true", help="use the picture and the key alone")
+    parser.add_argument(
+        "--attribute",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="attributes that the picture was made with, where its record does not keep them; may be repeated",
+    )
     parser.add_argument(
         "--allow-unverified",
         action="store_true",
@@ -408,6 +425,55 @@ def _add_prepare(commands: Commands) -> None:
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes beside this one (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing set")
     parser.set_defaults(command=_prepare)
+
+
+def _add_label(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "label",
+        "add attribute labels to a packed set",
+        "  facezoo label packed/mine.safetensors --csv labels.csv\n  facezoo label packed/mine.safetensors --measure",
+        " The csv has a column 'file' and one a attribute (sex, age, smiling, hair, ...). --measure takes hair and skin "
+        "colour from the pixels and fills the rest by a probe; source and agreement of each are kept in the set.",
+    )
+    parser.add_argument("set", metavar="FILE", help="packed set (.safetensors); replaced when all is done")
+    parser.add_argument("--csv", metavar="FILE", help="your own labels, a row for every picture")
+    parser.add_argument("--measure", action="store_true", help="measure what can be measured")
+    parser.set_defaults(command=_label)
+
+
+def _add_directions(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "directions",
+        "fit directions of attributes in a model's latent space (sdn, mfm)",
+        "  facezoo directions runs/sdn.faces64/checkpoint --data packed/train128.safetensors -o edited/\n"
+        "  facezoo anonymize a.jpg -o b.png --model edited/ --option edit=smiling=+2 --key-file my.key",
+        " PCA and a linear support vector machine on the bottleneck, a direction for each attribute with two values; "
+        "writes a copy of the checkpoint that has them, and a sheet of degrees -2 to +2.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model's name or a checkpoint folder")
+    parser.add_argument("--data", required=True, metavar="FILE", help="packed set with labels")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="new checkpoint folder")
+    parser.add_argument("--limit", type=_positive, default=600, metavar="N", help="pictures to use (default: 600)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    parser.set_defaults(command=_directions)
+
+
+def _add_clusters(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "clusters",
+        "plot a model's latent space: PCA, t-SNE and the way between cluster centres (mfm, sdn)",
+        "  facezoo clusters runs/mfm.faces64/checkpoint --data packed/train128.safetensors -o plots/ --attribute hair",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a model's name or a checkpoint folder")
+    parser.add_argument("--data", required=True, metavar="FILE", help="packed set with labels")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where clusters.png and between.png go")
+    parser.add_argument("--attribute", required=True, metavar="NAME", help="attribute whose values are the clusters")
+    parser.add_argument("--limit", type=_positive, default=400, metavar="N", help="pictures to use (default: 400)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing plots")
+    parser.set_defaults(command=_clusters)
 
 
 def _add_train(commands: Commands) -> None:
@@ -504,7 +570,7 @@ def _anonymize(arguments: argparse.Namespace) -> int:
     info = require_anonymizer(model.method, model.name)
     if arguments.epsilon is not None:
         arguments.option.append(f"epsilon={arguments.epsilon}")
-    options = _parse_options(model.method, arguments.option)
+    options = _with_attributes(model.method, _parse_options(model.method, arguments.option), arguments.attribute)
     boxes = _read_boxes(arguments.boxes)
     if arguments.keep is not None and not Path(arguments.keep).is_dir():
         raise InputError(f"--keep {arguments.keep}: no such folder; give a folder with pictures of the people to keep")
@@ -565,10 +631,16 @@ def _recover(arguments: argparse.Namespace) -> int:
         raise InputError("--no-record needs --model NAME: without the record nothing says which model was used")
     if not plan.to_folder:
         _check_single(plan.jobs[0], arguments.format, embed=False)
+    options: dict[str, object] = {}
+    if arguments.attribute:
+        from facezoo.data.attributes import format_request, parse_request
+
+        options["attributes"] = format_request(parse_request(arguments.attribute))
     key = _read_key(arguments, confirm=False)
     settings = Settings(
         task="recover",
         model=arguments.model or "",
+        options=options,
         revision=arguments.revision,
         detector=arguments.detector,
         device=arguments.device,
@@ -809,6 +881,26 @@ def _parse_budget(arguments: argparse.Namespace, plan: Plan) -> tuple[str | None
     return str(path), None if cost is None else (cost.epsilon, cost.delta)
 
 
+def _with_attributes(method: str, options: dict[str, object], texts: Sequence[str]) -> dict[str, object]:
+    """The options and the ``--attribute`` texts together, checked (no torch)."""
+    from facezoo.registry import list_methods, load_options_class
+
+    if not texts:
+        return options
+    options_class = load_options_class(method)
+    if "attributes" not in options_class.documented():
+        able = [
+            info.name
+            for info in list_methods()
+            if info.learned and "attributes" in load_options_class(info.name).documented()
+        ]
+        raise InputError(f"{method} has no attributes: leave out --attribute, or use {' or '.join(able)}")
+    if options.get("attributes") is not None:
+        raise InputError("give the attributes with --attribute or with --option attributes=..., not with both")
+    checked: Any = options_class.from_mapping({**options, "attributes": ",".join(texts)})
+    return {**options, "attributes": checked.attributes}
+
+
 def _read_boxes(path: str | None) -> dict[str, object]:
     """Read a boxes file: a list of boxes for every picture, or lists by picture name."""
     if path is None:
@@ -961,6 +1053,41 @@ def _prepare(arguments: argparse.Namespace) -> int:
         progress=sys.stderr.isatty(),
     )
     print_summary(report)
+    return 0
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    from facezoo.data.labelling import label_set
+
+    for name, source in label_set(arguments.set, table=arguments.csv, measure=arguments.measure).items():
+        agreed = "" if source.agreement is None else f", agreement {source.agreement:.1%} of {source.compared}"
+        print(f"{name}: {source.known:.1%} labelled{agreed}; {source.source}")
+    return 0
+
+
+def _directions(arguments: argparse.Namespace) -> int:
+    from facezoo.methods.attributed.latent import fit_directions
+
+    for name, share in fit_directions(
+        arguments.model, arguments.data, arguments.output, limit=arguments.limit, overwrite=arguments.overwrite
+    ).items():
+        print(f"{name}: the direction separates {share:.1%} of held-out pictures")
+    print(f"checkpoint: {arguments.output}")
+    return 0
+
+
+def _clusters(arguments: argparse.Namespace) -> int:
+    from facezoo.methods.attributed.latent import plot_clusters
+
+    for path in plot_clusters(
+        arguments.model,
+        arguments.data,
+        arguments.output,
+        attribute=arguments.attribute,
+        limit=arguments.limit,
+        overwrite=arguments.overwrite,
+    ):
+        print(path)
     return 0
 
 

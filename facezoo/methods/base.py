@@ -216,6 +216,18 @@ class Method(abc.ABC):
             "(or keep the originals encrypted in the record with --seal)"
         )
 
+    def notes(self, faces: Tensor, context: FaceContext) -> list[tuple[str, ...]]:
+        """Sentences for the user on each face that `anonymize` gets: what was not done as asked, say. None here.
+
+        Args:
+            faces: as for `anonymize`.
+            context: as for `anonymize`.
+
+        Returns:
+            For each face, its sentences.
+        """
+        return [()] * len(faces)
+
     def place_crops(self, transforms: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
         """Where the crops of a picture's faces lie, given where the detector's points put them. Unchanged here.
 

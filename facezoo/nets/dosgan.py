@@ -383,6 +383,38 @@ class MultiTaskDiscriminator(nn.Module):
         return self.patch_head(x), self.identity_head(flat), self.attribute_head(flat)
 
 
+class AttributeReader(nn.Module):
+    """Reads attributes off a real picture: four stride-2 convolutions and a linear layer.
+
+    Args:
+        size: Side of the pictures that it sees; others are resized.
+        width: Channels after the first convolution; doubled to at most ``max_width``.
+        max_width: Most channels.
+        attribute_logits: Number of attribute values, all attributes together.
+    """
+
+    LAYERS = 4
+
+    def __init__(self, size: int, width: int, max_width: int, attribute_logits: int) -> None:
+        super().__init__()
+        widths = [min(width * 2**i, max_width) for i in range(self.LAYERS)]
+        self.size = size
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip([3, *widths[:-1]], widths, strict=True)
+        )
+        self.head = nn.Linear(widths[-1] * (size // 2**self.LAYERS) ** 2, attribute_logits)
+
+    def forward(self, faces: Tensor) -> Tensor:
+        """``(B, 3, S, S)`` in [-1, 1] -> logits ``(B, A)``."""
+        if faces.shape[-1] != self.size:
+            faces = functional.interpolate(faces, size=(self.size, self.size), mode="bilinear", antialias=True)
+        x = faces
+        for conv in self.convs:
+            x = functional.leaky_relu(conv(x), 0.1)
+        logits: Tensor = self.head(x.flatten(1))
+        return logits
+
+
 def multiply_adds(module: nn.Module, *inputs: Tensor) -> int:
     """Multiply-accumulate operations of one forward pass, counted by torch (half of its floating-point operations).
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facezoo.concealment.phase_code import CodeLayout
-from facezoo.data.attributes import ATTRIBUTES
+from facezoo.data.attributes import ATTRIBUTES, value_count
 from facezoo.faces.mask import face_mask
 from facezoo.methods.attributed.config import AttributedConfig
 from facezoo.nets.concealed_code import CELL, CodeEmbedder, CodeEncoder, CodeExtractor
@@ -16,6 +16,10 @@ from facezoo.nets.linear_painter import LinearPainter, coarse_face
 
 _SKIP_LIMIT = 0.97
 """The input skip goes through atanh, which is infinite at 1."""
+
+
+_POOL = 4
+"""The latent code c of a face is its content latent, averaged to this many places a side."""
 
 
 class LatentDirections(nn.Module):
@@ -88,6 +92,11 @@ class AttributedNetworks(nn.Module):
         c = self.config
         return nn.Linear(c.feature_dim, c.style_features) if c.extractor == "recogniser" else nn.Identity()
 
+    @property
+    def value_total(self) -> int:
+        """Values of all attributes together."""
+        return value_count(self.config.attributes)
+
     # ------------------------------------------------------------------ inputs
     def one_hot(self, attributes: Tensor) -> Tensor:
         """Attribute indices ``(B, A)``, -1 for nothing asked -> ``(B, V)``: a one for each value that is asked for."""
@@ -145,3 +154,44 @@ class AttributedNetworks(nn.Module):
                 for x in (change, guess)
             )
         return (torch.lerp(faces, guess, self.mask) + change).clamp(-1, 1)
+
+
+class Posterior(nn.Module):
+    """Variational distributions of the two games, used in training only.
+
+    ``q(c|picture)`` is a diagonal Gaussian whose mean a small convolutional network reads from the picture; ``p(.|c)``
+    of the bottleneck is a Gaussian of learned variance about it.
+
+    Args:
+        width: First width of the network.
+        size: Side of the pictures.
+        code_channels: Channels of the latent code c.
+        bottleneck_channels: Channels of the bottleneck.
+    """
+
+    def __init__(self, width: int, size: int, code_channels: int, bottleneck_channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        c_in, c_out, side = 3, width, size
+        while side > 2 * _POOL:
+            layers += [nn.Conv2d(c_in, c_out, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
+            c_in, c_out, side = c_out, min(2 * c_out, 8 * width), side // 2
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(_POOL), nn.Conv2d(c_in, code_channels, 1))
+        self.code_log_variance = nn.Parameter(torch.zeros(code_channels, 1, 1))
+        self.source_log_variance = nn.Parameter(torch.zeros(()))
+        self.bottleneck_log_variance = nn.Parameter(torch.full((bottleneck_channels, 1, 1), -4.0))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Mean of ``q(c|picture)``: ``(B, 3, S, S)`` -> ``(B, C, 4, 4)``."""
+        mean: Tensor = self.body(picture)
+        return mean
+
+    @staticmethod
+    def code(latent: Tensor) -> Tensor:
+        """The latent code c of a face from its bottleneck ``(B, C, H, W)``, as a constant: ``(B, C, 4, 4)``.
+
+        Brought to zero mean and unit variance over the picture's channels and places, so that the bound cannot be
+        raised by shrinking the code.
+        """
+        pooled = functional.adaptive_avg_pool2d(latent.detach().float(), _POOL)
+        return functional.layer_norm(pooled, list(pooled.shape[1:]))

@@ -181,6 +181,14 @@ class AttributedTraining(PhasedModule):
         unit = functional.normalize(features, dim=-1)
         return _PROTOTYPE_SCALE * unit @ self._prototypes.to(unit).T
 
+    def draw_pictures(self, count: int, purpose: str) -> tuple[Tensor, Tensor]:
+        """Pictures ``(B, 3, S, S)`` of people of the classes, and their class numbers."""
+        rng = self.generator_for(purpose)
+        place = torch.randint(len(self._classed), (count * self.world_size,), generator=rng)
+        index = self.share(self._classed[place]).cpu()
+        images = self._pictures(index).to(self.device).contiguous(memory_format=torch.channels_last)
+        return images, self._classes[index].to(self.device)
+
     def draw_sources(self, count: int, purpose: str) -> Sources:
         """Sources for ``count`` faces of this process: single people, and with a recogniser entries of the bank too."""
         whole = count * self.world_size
@@ -397,6 +405,13 @@ class AttributedTraining(PhasedModule):
     def optimizers_list(self) -> Sequence[Any]:
         """Lightning's wrapped optimizers."""
         return cast(Sequence[Any], self.optimizers())
+
+    @staticmethod
+    def accuracy(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Share of known attributes that logits ``(B, V)`` name right."""
+        guessed = torch.stack([part.argmax(1) for part in logits.split(list(sizes), dim=1)], dim=1)
+        known = labels >= 0
+        return ((guessed == labels) & known).sum() / known.sum().clamp_min(1)
 
     @staticmethod
     def logged(logs: Mapping[str, Tensor]) -> dict[str, Tensor]:

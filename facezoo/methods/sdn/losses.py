@@ -1,4 +1,4 @@
-"""SDN's losses, equations (5)-(15), and the variational terms of its two minimax games, (16)-(21).
+"""SDN's losses, equations (5)-(15). The games' variational terms (16)-(21) are in ``attributed.losses``.
 
 The paper's ``bce`` is the cross-entropy of two distributions, ``-sum y log p``. Sums over pixels or elements are means
 here, so that weights do not depend on sizes. Labels of -1 are unknown and count as zero; the mean is still over the
@@ -7,17 +7,11 @@ whole batch, so that several processes compute what one does.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean cross-entropy over the batch; targets of -1 count as zero. ``(B, K)`` and ``(B,)`` -> scalar."""
-    return functional.cross_entropy(logits.float(), target, ignore_index=-1, reduction="sum") / max(1, len(target))
+from facezoo.methods.attributed.losses import attribute_cross_entropy, cross_entropy
 
 
 def extractor_loss(source_logits: Tensor, anonymized_logits: Tensor | None, identity: Tensor) -> Tensor:
@@ -33,15 +27,12 @@ def reconstruction_loss(target: Tensor, own: Tensor, back: Tensor | None) -> Ten
 
 
 def attribute_loss(logits: Tensor, wanted: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Equation (7), and each term of (10): cross-entropy of every attribute, summed over the attributes.
+    """Equation (7), and each term of (10); arguments as in ``attribute_cross_entropy``.
 
-    Args:
-        logits: ``(B, sum(sizes))``, the attributes' values side by side.
-        wanted: ``(B, A)`` value indices, -1 where nothing is asked or known.
-        sizes: Values of each attribute.
+    The paper's text has the source's attributes as the target of (7) and the target's in Algorithm 1; both are cases of
+    what is asked for, which is what this is called with.
     """
-    parts = logits.split(list(sizes), dim=1)
-    return torch.stack([cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts)]).sum()
+    return attribute_cross_entropy(logits, wanted, sizes)
 
 
 def encoder_loss(reconstruction: Tensor, attribute: Tensor) -> Tensor:
@@ -84,24 +75,3 @@ def decoder_loss(reveal: Tensor, false_reveal: Tensor) -> Tensor:
 def total_loss(encoder: Tensor, decoder: Tensor, lambda_en: float, lambda_de: float) -> Tensor:
     """Equation (15)."""
     return lambda_en * encoder + lambda_de * decoder
-
-
-# ------------------------------------------------------------------ the games (16) and (19)
-
-
-def gaussian_log_likelihood(code: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """``log q(c | picture)`` of a diagonal Gaussian, mean over batch and elements.
-
-    Up to the constant entropy of the code this is the lower bound of the mutual information, (17)-(18) and (21)
-    (Barber and Agakov): I >= H(c) + <log q(c|.)>.
-    """
-    squared = (code - mean).square() * torch.exp(-log_variance)
-    return -0.5 * (squared + log_variance + math.log(2 * math.pi)).mean()
-
-
-def standard_normal_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """``KL(N(mean, variance) || N(0, 1))``, mean over batch and elements.
-
-    The upper bound (20) of the mutual information through a noisy bottleneck, with the standard normal as marginal.
-    """
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()

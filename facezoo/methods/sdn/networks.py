@@ -1,21 +1,15 @@
 """SDN's networks: EC (extractor), En (identity and erasing network), De (identity and reveal network).
 
-The discriminator D is ``facezoo.nets.dosgan.MultiTaskDiscriminator``; it belongs to the training only. The posteriors
-of the variational bounds are here because they are SDN's own.
+The discriminator D is ``facezoo.nets.dosgan.MultiTaskDiscriminator``; it belongs to the training only.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from facezoo.methods.attributed.model import AttributedNetworks
 from facezoo.methods.sdn.config import SDNConfig
 from facezoo.nets.dosgan import Translator
-
-_POOL = 4
-"""The latent code c of a face in (16) is its content latent, averaged to this many places a side."""
 
 
 class SDNNetworks(AttributedNetworks):
@@ -101,44 +95,3 @@ class AnonymizationPass(nn.Module):
         features: Tensor = self.networks.extractor.features(source)  # type: ignore[operator]
         picture, _ = self.networks.en(faces, bits, attributes, features)
         return picture
-
-
-class Posterior(nn.Module):
-    """Variational distributions of (16)-(21), used in training only.
-
-    ``q(c|picture)`` is a diagonal Gaussian whose mean a small convolutional network reads from the picture; ``p(.|c)``
-    of De's bottleneck is a Gaussian of learned variance about it.
-
-    Args:
-        width: First width of the network.
-        size: Side of the pictures.
-        code_channels: Channels of the latent code c.
-        bottleneck_channels: Channels of De's bottleneck.
-    """
-
-    def __init__(self, width: int, size: int, code_channels: int, bottleneck_channels: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        c_in, c_out, side = 3, width, size
-        while side > 2 * _POOL:
-            layers += [nn.Conv2d(c_in, c_out, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
-            c_in, c_out, side = c_out, min(2 * c_out, 8 * width), side // 2
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(_POOL), nn.Conv2d(c_in, code_channels, 1))
-        self.code_log_variance = nn.Parameter(torch.zeros(code_channels, 1, 1))
-        self.source_log_variance = nn.Parameter(torch.zeros(()))
-        self.bottleneck_log_variance = nn.Parameter(torch.full((bottleneck_channels, 1, 1), -4.0))
-
-    def forward(self, picture: Tensor) -> Tensor:
-        """Mean of ``q(c|picture)``: ``(B, 3, S, S)`` -> ``(B, C, 4, 4)``."""
-        mean: Tensor = self.body(picture)
-        return mean
-
-    @staticmethod
-    def code(latent: Tensor) -> Tensor:
-        """The latent code c of a face from its bottleneck ``(B, C, H, W)``, as a constant: ``(B, C, 4, 4)``.
-
-        Brought to zero mean and unit variance over the picture's channels and places, so that the bound cannot be
-        raised by shrinking the code.
-        """
-        pooled = functional.adaptive_avg_pool2d(latent.detach().float(), _POOL)
-        return functional.layer_norm(pooled, list(pooled.shape[1:]))

@@ -21,10 +21,12 @@ from facezoo.core import saved_file
 from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, Side
 from facezoo.data.attributes import ATTRIBUTES, value_count
+from facezoo.methods.attributed.losses import cross_entropy, gaussian_log_likelihood, standard_normal_divergence
+from facezoo.methods.attributed.model import Posterior
 from facezoo.methods.attributed.training import AttributedTraining
 from facezoo.methods.sdn import losses
 from facezoo.methods.sdn.config import SDNConfig
-from facezoo.methods.sdn.networks import Posterior, SDNNetworks
+from facezoo.methods.sdn.networks import SDNNetworks
 from facezoo.nets import patch_discriminator
 from facezoo.nets.dosgan import FeatureExtractor, MultiTaskDiscriminator
 
@@ -137,15 +139,8 @@ class SDNTraining(AttributedTraining):
             optimizer.zero_grad()
             self.manual_backward(total)
             optimizer.step()
-        right = self._accuracy(attributes, real_labels)
+        right = self.accuracy(attributes, real_labels, self.sizes)
         return self.logged({**logs, "d_id": loss_id, "d_attr": loss_attr, "d_value": value, "attr_accuracy": right})
-
-    def _accuracy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Share of known attributes that the discriminator names right."""
-        parts = logits.split(self.sizes, dim=1)
-        guessed = torch.stack([part.argmax(1) for part in parts], dim=1)
-        known = labels >= 0
-        return ((guessed == labels) & known).sum() / known.sum().clamp_min(1)
 
     def _networks_batch(
         self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor, identity: Tensor
@@ -183,14 +178,14 @@ class SDNTraining(AttributedTraining):
             logs |= {
                 "rec": (faces - same).detach().abs().mean(),
                 "attr": attr,
-                "asked": self._accuracy(attributes, wanted),
+                "asked": self.accuracy(attributes, wanted, self.sizes),
             }
             encoder = losses.encoder_loss(rec, attr)
 
             features = self.features_of(anonymized)
             if c.dual_inference and isinstance(self.model.extractor, FeatureExtractor):
                 # En's side of the dual inference: the text has both sides minimise this cross-entropy.
-                total = total + c.lambda_source * losses.cross_entropy(self.identity_logits(features), x.identity)
+                total = total + c.lambda_source * cross_entropy(self.identity_logits(features), x.identity)
             ident, cosines = self.identity_losses(features, x_features, own)
             value = patch_discriminator.generator_loss([patches], c.adversarial)
             total = total + ident + self.surrounding_losses(anonymized, faces) + c.lambda_adversarial * value
@@ -229,7 +224,7 @@ class SDNTraining(AttributedTraining):
                         mistaken_features / z_features.norm(dim=-1).mean(),
                         self.posterior.source_log_variance,
                     )
-                    told = losses.gaussian_log_likelihood(z_features / z_features.norm(dim=-1).mean(), mean, spread)
+                    told = gaussian_log_likelihood(z_features / z_features.norm(dim=-1).mean(), mean, spread)
                     total = total - c.false_every * c.lambda_recovery * told
             decoder = losses.decoder_loss(reveal, c.false_every * c.lambda_false * false)
             total = total + losses.total_loss(encoder, decoder, c.lambda_en, c.lambda_de)
@@ -239,13 +234,13 @@ class SDNTraining(AttributedTraining):
                 total = total + c.lambda_extract * extract + c.lambda_residual * change
                 logs |= {"extract": extract, "change": change.sqrt()}
             if c.lambda_realism:  # (16)-(18): the anonymized picture keeps telling y's content code
-                told = losses.gaussian_log_likelihood(
+                told = gaussian_log_likelihood(
                     self.posterior.code(latent), self.posterior(anonymized), self.posterior.code_log_variance
                 )
                 total = total - c.lambda_realism * told
                 logs["mi_realism"] = told
             if c.lambda_recovery:  # (20): what passes De's bottleneck is bounded from above
-                divergence = losses.standard_normal_divergence(bottleneck.float(), log_variance)
+                divergence = standard_normal_divergence(bottleneck.float(), log_variance)
                 total = total + c.lambda_recovery * divergence
                 logs["mi_recovery"] = divergence
 

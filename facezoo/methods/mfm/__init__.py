@@ -1,0 +1,1 @@
+"""MfM: Multi-factor Modifier (Pan, Chen, Wu)."""
