@@ -1,4 +1,4 @@
-"""iFADIT: keys, losses by hand, the frozen networks' layouts, both phases, resume, the method with and without its key."""
+"""iFADIT: keys, losses by hand, frozen networks, both phases, resume, the method with and without its key."""
 
 from __future__ import annotations
 
@@ -139,9 +139,7 @@ class TestKeys:
         results = {}
         for when in ("auto", "never"):
             whitening = KeyWhitening(32)
-            figures = fit_whitening(
-                whitening, crowded, 32, samples=2000, shrinkage=0.01, when=when, limit=0.1
-            )
+            figures = fit_whitening(whitening, crowded, 32, samples=2000, shrinkage=0.01, when=when, limit=0.1)
             results[when] = figures
             assert measure_keys(whitening, crowded, 32) == figures
             assert "0.964" in str(figures)
@@ -652,7 +650,13 @@ class TestMethod:
 def test_recipes_of_the_paper_say_what_the_paper_says():
     recipe = load_recipe("ifadit/celebahq256_paper")
     c = IFaditConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.config.items()})
-    assert (c.size, c.generator_config.num_ws, c.w_dim, c.identity_dim, recipe.train.batch_size) == (256, 14, 512, 512, 4)
+    assert (c.size, c.generator_config.num_ws, c.w_dim, c.identity_dim, recipe.train.batch_size) == (
+        256,
+        14,
+        512,
+        512,
+        4,
+    )
     assert (c.learning_rate, c.beta1, c.beta2, c.lambda_vq, c.lambda_id, c.lambda_lm) == (4e-4, 0.0, 0.999, 0.01, 1, 1)
     assert c.recovered_weights == (10, 1, 0.1, 0.01)
     assert c.changed_weights == (0.01, 0.1, 0.1, 0.01)
