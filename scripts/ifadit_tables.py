@@ -214,8 +214,8 @@ def table(result: dict[str, Any]) -> str:
         *(f"| {name} | {paper} | {mine} |" for (name, paper), mine in zip(PAPER.items(), ours, strict=True)),
         "",
         "Phase I alone (nothing changed, the generator's whole picture): "
-        f"PSNR {number('phase_one', 'psnr')}, SSIM {number('phase_one', 'ssim')}, LPIPS {number('phase_one', 'lpips')},
-        " f"cosine {of(lambda j: j['cosine_phase_one'])} ({names}). "
+        f"PSNR {number('phase_one', 'psnr')}, SSIM {number('phase_one', 'ssim')}, "
+        f"LPIPS {number('phase_one', 'lpips')}, cosine {of(lambda j: j['cosine_phase_one'])} ({names}). "
         f"Wrong key: cosine to the original {of(lambda j: j['cosine_wrongly_recovered'])}. "
         f"Random keys: mean pairwise cosine {result['key_vectors']['cosine']:.3f} after the mapping network, "
         f"{result['key_vectors']['whitened']:.3f} as the flow gets them (authors' code: .964).",
