@@ -30,7 +30,10 @@ METHODS = {
         IdentityRotationTraining,
         TINY | {"disentangle_batches": 3, "conceal_batches": 2, "adversarial_start": 0, "jpeg_share": 0.0},
     ),
-    "ifadit": (IFaditTraining, IFADIT_TINY | {"disentangle_batches": 3, "transform_batches": 2, "learning_rate": 1e-5}),
+    "ifadit": (
+        IFaditTraining,
+        IFADIT_TINY | {"disentangle_batches": 3, "transform_batches": 2, "learning_rate": 0.0001},
+    ),
 }
 
 
