@@ -55,6 +55,7 @@ TINY = {
     "identity_dim": 128,
     "encoder_widths": [4, 8, 8, 8],
     "encoder_blocks": [1, 1, 1, 1],
+    "head_width": 8,
     "coarse_layers": 2,
     "medium_layers": 2,
     "mapper_hidden": 32,
@@ -238,7 +239,7 @@ class TestNetworks:
         assert c.generator_config.num_ws == 14
         assert (c.coarse_layers, c.medium_layers, c.fine_layers) == (3, 4, 7)
         with torch.device("meta"):
-            encoder = AttributeEncoder(256, (64, 128, 256, 512), (3, 4, 14, 3), (3, 4, 7), 512)
+            encoder = AttributeEncoder(256, (64, 128, 256, 512), (3, 4, 14, 3), (3, 4, 7), 512, 512)
             assert encoder(torch.zeros(2, 3, 256, 256)).shape == (2, 14, 512)
             assert IdentityMapper(512, 512, 14, 1024, False, False)(
                 torch.zeros(2, 512), torch.zeros(2, 14, 512)
