@@ -64,7 +64,7 @@ class SlimLandmarks(nn.Module):
         scaled = functional.interpolate(
             inner, size=(_INPUT, _INPUT), mode="bilinear", antialias=inner.shape[-1] > _INPUT, align_corners=False
         )
-        points = self.raw(scaled.flip(1))[:, : 2 * POINTS].unflatten(1, (POINTS, 2))
+        points = self.raw(scaled.flip(1))[:, : 2 * POINTS].reshape(-1, POINTS, 2)
         return (points * inner.shape[-1] + margin) / faces.shape[-1]
 
     def raw(self, pictures: Tensor) -> Tensor:

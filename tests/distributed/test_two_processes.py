@@ -30,7 +30,10 @@ METHODS = {
         IdentityRotationTraining,
         TINY | {"disentangle_batches": 3, "conceal_batches": 2, "adversarial_start": 0, "jpeg_share": 0.0},
     ),
-    "ifadit": (IFaditTraining, IFADIT_TINY | {"disentangle_batches": 3, "transform_batches": 2}),
+    "ifadit": (
+        IFaditTraining,
+        IFADIT_TINY | {"disentangle_batches": 3, "transform_batches": 2, "learning_rate": 0.0001},
+    ),
 }
 
 
@@ -71,7 +74,8 @@ def test_same_as_one_process(name: str, tmp_path: Path, repository: Path):
     assert two["facezoo"] == one["facezoo"] == {"batches_seen": 5}
     method = training(config, seed=0)
     start = method.state_dict()
-    for network in {name for phase in method.phases for name in phase.train}:
+    apart = {}
+    for network in sorted({name for phase in method.phases for name in phase.train}):
         names = [
             n for n in start if n.startswith((f"model.{network}.", f"{network}.")) and start[n].is_floating_point()
         ]
@@ -80,6 +84,7 @@ def test_same_as_one_process(name: str, tmp_path: Path, repository: Path):
         ]
         moved = (weights[1] - weights[0]).norm()
         assert moved > 0, f"{network} did not learn"
-        # Adam turns rounding in a gradient that is zero (a bias before a normalisation) into a whole step: 15 % of the
-        # way was measured. Gradients that were not averaged make the difference about as large as the way itself.
-        assert (weights[2] - weights[1]).norm() < 0.3 * moved, network
+        apart[network] = float((weights[2] - weights[1]).norm() / moved)
+    # Adam turns rounding in a gradient that is zero (a bias before a normalisation) into a whole step: 15 % of the
+    # way was measured. Gradients that were not averaged make the difference about as large as the way itself.
+    assert max(apart.values()) < 0.3, apart

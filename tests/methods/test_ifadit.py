@@ -1,4 +1,4 @@
-"""iFADIT: keys, losses by hand, the frozen networks' layouts, both phases, resume, the method with and without its key."""
+"""iFADIT: keys, losses by hand, frozen networks, both phases, resume, the method with and without its key."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ TINY = {
     "identity_dim": 128,
     "encoder_widths": [4, 8, 8, 8],
     "encoder_blocks": [1, 1, 1, 1],
+    "head_width": 8,
     "coarse_layers": 2,
     "medium_layers": 2,
     "mapper_hidden": 32,
@@ -238,7 +239,7 @@ class TestNetworks:
         assert c.generator_config.num_ws == 14
         assert (c.coarse_layers, c.medium_layers, c.fine_layers) == (3, 4, 7)
         with torch.device("meta"):
-            encoder = AttributeEncoder(256, (64, 128, 256, 512), (3, 4, 14, 3), (3, 4, 7), 512)
+            encoder = AttributeEncoder(256, (64, 128, 256, 512), (3, 4, 14, 3), (3, 4, 7), 512, 512)
             assert encoder(torch.zeros(2, 3, 256, 256)).shape == (2, 14, 512)
             assert IdentityMapper(512, 512, 14, 1024, False, False)(
                 torch.zeros(2, 512), torch.zeros(2, 14, 512)
@@ -507,6 +508,44 @@ class TestTraining:
         assert len(learned) == networks
         columns = (tmp_path / "run" / "log.csv").read_text().splitlines()[0].split(",")
         assert {c.partition("/")[0] for c in columns if "/" in c} == names
+
+    def test_gradients_of_two_processes_average_to_those_of_one(self, monkeypatch):
+        """Rank r takes every second face; what is gathered is played back. Both phases' losses at once."""
+        batch = {
+            "image": torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8),
+            "embedding_sface": torch.randn(4, 128, generator=torch.Generator().manual_seed(3)),
+        }
+        gathered: dict[tuple[int, int], Tensor] = {}
+
+        def gradients(world: int, rank: int) -> dict[str, Tensor]:
+            module = IFaditTraining(TINY, seed=0)
+            module._identities = functional.normalize(torch.eye(128)[:7] + 0.1, dim=1)
+            with torch.no_grad():  # past its start, where it adds nothing
+                module.model.compensation.layers[-1].weight.fill_(0.01)
+            calls = iter(range(9))
+
+            def gather(mine: Tensor) -> Tensor:
+                call = next(calls)
+                gathered[rank, call] = mine.detach().clone()
+                return torch.cat([gathered.get((r, call), mine.detach()) for r in range(world)])
+
+            monkeypatch.setattr(IFaditTraining, "world_size", world)
+            monkeypatch.setattr(IFaditTraining, "global_rank", rank)
+            module._gather = gather
+            faces, identity, latents, made = module._inputs({k: v[rank::world] for k, v in batch.items()})
+            attributes = module.model.attributes(faces)
+            first, _ = module._disentangle(faces, identity, attributes, latents, made)
+            second, _ = module._transform(faces, identity, attributes)
+            (first + second).backward()
+            return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+        whole = gradients(1, 0)
+        gathered.clear()
+        for _ in range(2):  # what the other one gives is known from the second time on
+            parts = [gradients(2, rank) for rank in (0, 1)]
+        for name, gradient in whole.items():
+            error = ((parts[0][name] + parts[1][name]) / 2 - gradient).norm()
+            assert error < 1e-4 * gradient.norm() + 1e-8, name
 
     @pytest.mark.slow
     def test_losses_fall(self, tmp_path):

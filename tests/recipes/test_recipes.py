@@ -136,6 +136,7 @@ def cheap(recipe: Recipe) -> list[str]:
             "channel_max": 8,
             "encoder_widths": [4, 8, 8, 8],
             "encoder_blocks": [1, 1, 1, 1],
+            "head_width": 8,
             "mapper_hidden": 16,
             "flow_hidden": 16,
             "compensation_hidden": 16,

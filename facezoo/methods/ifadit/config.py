@@ -30,6 +30,7 @@ class IFaditConfig:
         identity_dim: Length of its vectors (paper: 512; SFace: 128).
         encoder_widths: Channels of the attribute encoder's four stages (pSp: 64, 128, 256, 512).
         encoder_blocks: Residual blocks of each stage (pSp: 3, 4, 14, 3).
+        head_width: Channels of the heads that make the latents (pSp: the latent's length).
         coarse_layers: Latents made from the coarsest map (pSp: 3).
         medium_layers: Latents made from the middle map (pSp: 4); the rest is made from the finest.
         mapper_hidden: Width of the two-layer network M (not given in the paper).
@@ -101,6 +102,7 @@ class IFaditConfig:
     identity_dim: int = 512
     encoder_widths: tuple[int, ...] = (64, 128, 256, 512)
     encoder_blocks: tuple[int, ...] = (3, 4, 14, 3)
+    head_width: int = 512
     coarse_layers: int = 3
     medium_layers: int = 4
     mapper_hidden: int = 1024

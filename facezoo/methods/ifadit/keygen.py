@@ -123,7 +123,7 @@ class KeyFigures:
 @torch.no_grad()
 def _mapped(mapping: Mapping, dim: int, count: int, seed: int) -> Tensor:
     noise = random_noise(count, dim, torch.Generator().manual_seed(seed))
-    return torch.cat([mapping(part) for part in noise.split(_CHUNK)])
+    return torch.cat([mapping(noise[i : i + _CHUNK]) for i in range(0, count, _CHUNK)])
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class IFaditNetworks(nn.Module):
         layers = c.generator_config.num_ws
         counts = (c.coarse_layers, c.medium_layers, c.fine_layers)
         self.attribute_encoder = AttributeEncoder(
-            c.generator_resolution, c.encoder_widths, c.encoder_blocks, counts, c.w_dim
+            c.generator_resolution, c.encoder_widths, c.encoder_blocks, counts, c.head_width, c.w_dim
         )
         self.mapper = IdentityMapper(
             c.identity_dim, c.w_dim, layers, c.mapper_hidden, c.mapper_by_layer, c.mapper_residual

@@ -63,16 +63,17 @@ class MapToStyle(nn.Module):
     Args:
         channels: Channels of the map.
         side: Its side, a power of two of at least 2.
+        width: Channels of the convolutions.
         style: Length of the latent.
     """
 
-    def __init__(self, channels: int, side: int, style: int) -> None:
+    def __init__(self, channels: int, side: int, width: int, style: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for number in range(side.bit_length() - 1):
-            layers += [nn.Conv2d(channels if number == 0 else style, style, 3, 2, 1), nn.LeakyReLU(0.01)]
+            layers += [nn.Conv2d(channels if number == 0 else width, width, 3, 2, 1), nn.LeakyReLU(0.01)]
         self.convolutions = nn.Sequential(*layers)
-        self.linear = nn.Linear(style, style)
+        self.linear = nn.Linear(width, style)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, channels, side, side)`` -> ``(B, style)``."""
@@ -91,11 +92,18 @@ class AttributeEncoder(nn.Module):
         widths: Channels of the four stages.
         blocks: Residual blocks of each stage.
         counts: Latents made from the coarsest, middle and finest map.
+        head_width: Channels of the heads.
         style: Length of a latent.
     """
 
     def __init__(
-        self, resolution: int, widths: Sequence[int], blocks: Sequence[int], counts: tuple[int, int, int], style: int
+        self,
+        resolution: int,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        counts: tuple[int, int, int],
+        head_width: int,
+        style: int,
     ) -> None:
         super().__init__()
         self.entry = nn.Sequential(nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), _norm(widths[0]), nn.PReLU(widths[0]))
@@ -113,7 +121,7 @@ class AttributeEncoder(nn.Module):
         coarse, medium, fine = counts
         sides = (resolution // 16,) * coarse + (resolution // 8,) * medium + (resolution // 4,) * fine
         self.counts = counts
-        self.heads = nn.ModuleList(MapToStyle(channels, side, style) for side in sides)
+        self.heads = nn.ModuleList(MapToStyle(channels, side, head_width, style) for side in sides)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """``(B, 3, R, R)`` in [-1, 1] -> ``(B, num_ws, style)``, to be added to the mean latent."""

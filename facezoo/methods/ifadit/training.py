@@ -306,7 +306,7 @@ class IFaditTraining(PhasedModule):
             for name, network in averaged.items():
                 setattr(model, name, network)
             noise = random_noise(2, self.config.z_dim, torch.Generator().manual_seed(7)).to(faces.device)
-            first, second = (k.expand(len(faces), -1) for k in model.key_vector(noise).split(1))
+            first, second = (k.expand(len(faces), -1) for k in model.key_vector(noise))
             attributes = model.attributes(faces)
             covers = [
                 losses.to_8_bit(model.blend(faces, model.paint(model.transform(identity, k), attributes)))
