@@ -1,4 +1,4 @@
-"""dp_kanonymity: votes and choices by hand, losses and their signs, freezing and the 5:1 alternation, resume, errors."""
+"""dp_kanonymity: votes and choices by hand, losses and signs, freezing and the 5:1 alternation, resume, errors."""
 
 from __future__ import annotations
 
