@@ -1,4 +1,4 @@
-"""Two checkpoints that share networks: stored once, checked against both manifests, and said clearly when one is gone."""
+"""Two checkpoints that share networks: stored once, checked all the same, and told of clearly when one is gone."""
 
 from __future__ import annotations
 

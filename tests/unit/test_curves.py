@@ -108,4 +108,4 @@ def test_every_row_is_the_books_and_its_settings_exist():
                 name = method.partition(".")[0]
                 assert method_info(name)
                 load_options_class(name).from_mapping(options)
-    assert set(column for table in TABLES.values() for column in table.ours if column) <= set(curves.COLUMNS)
+    assert {column for table in TABLES.values() for column in table.ours if column} <= set(curves.COLUMNS)
