@@ -485,8 +485,8 @@ def _story(page: _Page, x: int, y: int, width: int, notes: list[str]) -> None:
             _SOFT,
         ),
         (
-            "Learned models mostly work under a key. Their picture is then saved as PNG and recovered from that very file: with "
-            "the right key and with a wrong one.",
+            "Learned models mostly work under a key. Their picture is then saved as PNG and recovered from that very "
+            "file: with the right key and with a wrong one.",
             24,
             _SOFT,
         ),
