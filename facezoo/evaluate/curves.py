@@ -205,8 +205,8 @@ def run_curves(
     targets = [folder / f"curves.{ending}" for ending in ("csv", "json", "png")]
     _check_outputs(targets, overwrite)
     # One anonymizer for all: its networks are loaded once. Every value is checked before the first is measured.
-    fixed = dict(options or {})
-    anonymizer = _seeded(from_pretrained(model, **{**fixed, option: values[0]}))
+    first: dict[str, Any] = {**(options or {}), option: values[0]}
+    anonymizer = _seeded(from_pretrained(model, **first))
     if option not in anonymizer.method.options_class.documented():
         raise UnknownNameError(f"{model} has no option {option!r}")
     base = dict(anonymizer.options)
@@ -332,8 +332,9 @@ def run_tables(
         found[number] = {}
         for row in table.rows:
             if row.model:
-                model, options = (row.model, dict(row.options)) if not row.setting else BOOK_SETTINGS[row.setting]
-                anonymizer = _seeded(from_pretrained(model, **dict(options)))
+                model, settings = BOOK_SETTINGS[row.setting] if row.setting else (row.model, dict(row.options))
+                chosen: dict[str, Any] = dict(settings)
+                anonymizer = _seeded(from_pretrained(model, **chosen))
                 found[number][row.name] = meter.measure(anonymizer, row.name)
         text += _table(number, table, found[number])
     content = {"facezoo_tables": 1, "data": meter.name, "n": len(meter.pictures), "seed": seed, "tables": found}

@@ -32,6 +32,7 @@ def packed(tmp_path, monkeypatch):
     detector = SimpleNamespace(detect=lambda picture: [1] if picture.std() > 20 else [])
     monkeypatch.setattr(curves, "get_detector", lambda name, options: detector)
     images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    images ^= np.random.default_rng(1).integers(0, 64, images.shape, dtype=np.uint8)  # grain: no cell is flat
     names = [f"p{i}" for i in range(5)]
     write_packed(tmp_path / "set.safetensors", iter(images), size=128, identities=names, files=names)
     return tmp_path / "set.safetensors"

@@ -169,11 +169,12 @@ class DPKAnonymity(LearnedMethod):
         if self._reference is None or self._reference[0] != options.reference:
             people = PackedFaces(options.reference)
             parts = []
+            size = self.networks.config.size
             for start in range(0, len(people), _BATCH):
                 pixels = torch.from_numpy(people.batch(np.arange(start, min(start + _BATCH, len(people)))))
                 crops = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-                if crops.shape[-1] != self.crop_size:
-                    crops = functional.interpolate(crops, size=(self.crop_size,) * 2, mode="area")
+                if crops.shape[-1] != size:
+                    crops = functional.interpolate(crops, size=(size, size), mode="area")
                 phi, logits = self.networks.classifier(crops.to(self.device))
                 parts.append((phi.cpu(), (logits > 0).long().cpu()))
             if not parts:
