@@ -171,6 +171,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_clusters(commands)
     _add_evaluate(commands)
     _add_generate(commands)
+    _add_curves(commands)
     return parser
 
 
@@ -552,6 +553,27 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace pictures that are something else")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.set_defaults(command=_generate)
+def _add_curves(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "curves",
+        "draw an option against privacy and likeness, or the book's tables beside ours",
+        "  facezoo curves identity_dp --vary epsilon=0.1,1,6,50,800 --data packed/evaluation.safetensors -o curves/\n"
+        "  facezoo curves ksame_pixel --vary k=2,5,10 --option gallery=packed/others.safetensors --option mode=open "
+        "--data packed/evaluation.safetensors -o curves/\n"
+        "  facezoo curves --tables --data packed/evaluation.safetensors -o tables/",
+        " Writes csv, JSON and PNG (or Markdown and JSON for the tables). Noise is drawn from the seed.",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model's name or a checkpoint folder")
+    parser.add_argument("--vary", metavar="NAME=V1,V2,...", help="option on the horizontal axis, and its values")
+    parser.add_argument("--tables", action="store_true", help="the book's tables 4.1 and 5.1, ours beside them")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="another option, fixed")
+    parser.add_argument("--data", required=True, metavar="FILE", help="packed set of the evaluation split")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the files go")
+    parser.add_argument("--limit", type=_positive, metavar="N", help="use N faces only, drawn with the seed")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of faces and noise (default: 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace older files")
+    parser.set_defaults(command=_curves)
 
 
 # ----------------------------------------------------------------------------------------------- anonymize and recover
@@ -1169,6 +1191,34 @@ def _bar(total: int, unit: str, quiet: bool) -> Iterator[Callable[[], None]]:
             bar.update(1)
 
         yield advance
+
+
+def _curves(arguments: argparse.Namespace) -> int:
+    from facezoo.hub.manifest import resolve_model
+    from facezoo.registry import load_options_class
+
+    common = {"limit": arguments.limit, "seed": arguments.seed, "overwrite": arguments.overwrite}
+    if arguments.tables:
+        if arguments.model is not None or arguments.vary is not None or arguments.option:
+            raise InputError("--tables chooses models and options itself: leave out MODEL, --vary and --option")
+        curves = _import("facezoo.evaluate.curves", "measuring", "eval")
+        print(curves.run_tables(arguments.data, arguments.output, **common))
+        return 0
+    if arguments.model is None or arguments.vary is None:
+        raise InputError("curves need a MODEL and --vary NAME=V1,V2,... (or --tables)")
+    name, separator, listed = arguments.vary.partition("=")
+    if not separator or not all(part.strip() for part in listed.split(",")):
+        raise InputError(f"--vary {arguments.vary!r}: write NAME=V1,V2,...")
+    method = resolve_model(arguments.model).method
+    options = _parse_options(method, arguments.option)
+    kind = load_options_class(method)
+    values = [getattr(kind.from_strings({name: part.strip()}), name) for part in listed.split(",")]
+    curves = _import("facezoo.evaluate.curves", "measuring", "eval")
+    result = curves.run_curves(
+        arguments.model, arguments.data, arguments.output, option=name, values=values, options=options, **common
+    )
+    print(f"{arguments.output}: curves.csv, curves.json and curves.png of {len(result['points'])} settings")
+    return 0
 
 
 def _import(module: str, what: str, extra: str) -> Any:

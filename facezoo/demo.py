@@ -26,6 +26,7 @@ from facezoo.registry import list_methods, load_options_class, require_anonymize
 
 if TYPE_CHECKING:
     from facezoo.anonymizer import Anonymizer, Result
+    from facezoo.methods.ksame.gallery import Gallery
     from facezoo.recognition.base import Recogniser
 
 __all__ = ["DemoReport", "DemoRow", "demo_picture", "run_demo"]
@@ -125,7 +126,6 @@ def run_demo(output: Path, *, say: Callable[[str], None] = print, learned: Seque
     from facezoo.anonymizer import from_pretrained
     from facezoo.faces.detect import get_detector
     from facezoo.keys import Key
-    from facezoo.methods.ksame.gallery import Gallery
     from facezoo.recognition.loader import load_recogniser
 
     picture = demo_picture()
@@ -144,7 +144,7 @@ def run_demo(output: Path, *, say: Callable[[str], None] = print, learned: Seque
         options: dict[str, Any] = {}
         name = model.name
         if "gallery" in load_options_class(model.method).defaults():
-            options = {"gallery": Gallery(_own_gallery(picture, points)), "k": len(points), "mode": "open"}
+            options = {"gallery": _own_gallery(picture, points), "k": len(points), "mode": "open"}
             name = f"{model.name} (k={len(points)})"
         result = from_pretrained(model.name, **options).anonymize(original_path)
         rows.append(judge.row(name, "classics", result.picture.pixels, time.perf_counter() - begin))
@@ -189,11 +189,15 @@ def _learned_models(wanted: Sequence[str], notes: list[str]) -> list[str]:
     return [model.name for model in bundled if model.status != "no checkpoint"]
 
 
-def _own_gallery(picture: ByteArray, points: npt.NDArray[Any]) -> ByteArray:
-    """The picture's own faces as a gallery of k-Same, (N, 128, 128, 3): with k = N all get the same face."""
-    from facezoo.faces.align import crop_faces, similarity
+def _own_gallery(picture: ByteArray, points: npt.NDArray[Any]) -> Gallery:
+    """The picture's own faces as a gallery of k-Same: with k = N all get the same face."""
+    from facezoo.faces.align import apply_transform, crop_faces, similarity
+    from facezoo.methods.ksame.gallery import Gallery
 
-    return crop_faces(picture, np.stack([similarity(five, 128) for five in points]), 128)
+    transforms = np.stack([similarity(five, 128) for five in points])
+    inside = [apply_transform(matrix, five) for matrix, five in zip(transforms, points, strict=True)]
+    smiling = {"expression": np.zeros(len(points), dtype=np.int64)}
+    return Gallery(crop_faces(picture, transforms, 128), points=np.stack(inside), labels=smiling)
 
 
 def _learned_rows(
@@ -204,7 +208,7 @@ def _learned_rows(
     key_b: Any,
     judge: _Judge,
 ) -> list[DemoRow]:
-    """Key A, key B, and what comes back from the saved file with the right and with a wrong key."""
+    """Key A, key B, and what comes back from the saved file with the right and a wrong key; without a key: twice."""
     rows: list[DemoRow] = []
     stem = f"facezoo-demo-{anonymizer.model}"
 
@@ -216,6 +220,10 @@ def _learned_rows(
         return result
 
     saved = output / f"{stem}.png"
+    if not anonymizer.method.uses_key:
+        timed("anonymized", lambda: anonymizer.anonymize(original)).save(saved, overwrite=True)
+        timed("anonymized again", lambda: anonymizer.anonymize(original))
+        return rows
     timed("anonymized, key A", lambda: anonymizer.anonymize(original, key_a)).save(saved, overwrite=True)
     timed("anonymized, key B", lambda: anonymizer.anonymize(original, key_b))
     if anonymizer.method.reversible:
@@ -352,7 +360,9 @@ def _draw_sheet(rows: list[DemoRow], notes: list[str], points: npt.NDArray[Any])
             continue
         columns = _columns(len(members)) if name == "classics" else 2
         title = "Classics" if name == "classics" else name
-        subtitle = "one way only" if name == "classics" else "learned, controlled by a key, reversible"
+        keyed = any("key" in row.name for row in members)
+        learned = "learned, controlled by a key, reversible" if keyed else "learned, one way only, new chance each time"
+        subtitle = "one way only" if name == "classics" else learned
         _heading(page, title, subtitle)
         width = (inner - (columns - 1) * _GAP) // columns
         for start in range(0, len(members), columns):
@@ -476,8 +486,8 @@ def _story(page: _Page, x: int, y: int, width: int, notes: list[str]) -> None:
             _SOFT,
         ),
         (
-            "Learned models work under a key. Their picture is saved as PNG and recovered from that very file: with "
-            "the right key and with a wrong one.",
+            "Learned models mostly work under a key. Their picture is then saved as PNG and recovered from that very "
+            "file: with the right key and with a wrong one.",
             24,
             _SOFT,
         ),

@@ -142,6 +142,16 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
         status="experimental",
     ),
     MethodInfo(
+        name="dp_kanonymity",
+        summary="edit the attributes to those of the k nearest people, chosen privately (protects these people)",
+        entry="facezoo.methods.dp_kanonymity.method:DPKAnonymity",
+        options="facezoo.methods.dp_kanonymity.options:DPKAnonymityOptions",
+        learned=True,
+        source="book, chapter 4 (BMSB 2022); STGAN (CVPR 2019); AnonymousNet's selection (CVPRW 2019)",
+        status="experimental",
+        training="facezoo.methods.dp_kanonymity.training:DPKAnonymityTraining",
+    ),
+    MethodInfo(
         name="dp_pix",
         summary="mosaic with Laplace noise: differentially private about pixels, not about people",
         entry=f"{_DP_PIXELS}.method:DPPix",

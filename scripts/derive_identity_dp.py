@@ -4,7 +4,8 @@
 
 The book's stage I is what identity_rotation trains in its first phase. What is added here is the book's empirical
 sensitivity (5.12): the greatest l1 distance between identity vectors of the training set. The words of the card are
-``MODEL_CARDS/text/NAME.yaml``, figures come from ``--evaluation``.
+``MODEL_CARDS/text/NAME.yaml``; figures come from ``--evaluation`` or, where there is none yet, from ``--curves``
+(``facezoo curves NAME --vary epsilon=...``).
 """
 
 from __future__ import annotations
@@ -50,7 +51,27 @@ def book_sensitivity(data: Path, recogniser: str) -> tuple[float, int]:
     return greatest_seen(vectors, "l1").value, len(rows)
 
 
-def derive(source: str, data: Path, evaluation: Path | None, root: Path = ROOT) -> Path:
+def figures_of_curves(path: Path, name: str) -> dict[str, str]:
+    """The headline of a ``curves.json``: protection and detection for each epsilon.
+
+    Raises:
+        InputError: of another model or option.
+    """
+    held = json.loads(path.read_text(encoding="utf-8"))
+    if held.get("model") != name or held.get("option") != "epsilon":
+        raise InputError(f"{path} is not a curve of epsilon for {name}")
+    shown = {"measured on": f"{held['n']} faces of {held['data']}, aligned crops; 95 % intervals"}
+    for point in held["points"]:
+        for column, title in (("psr", "PSR (dlib's distance above 0.6)"), ("detected", "faces detected")):
+            figure = point[column]
+            percent = f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
+            shown[f"{title}, epsilon {point['value']:g}"] = percent
+    return shown
+
+
+def derive(
+    source: str, data: Path, evaluation: Path | None = None, curves: Path | None = None, root: Path = ROOT
+) -> Path:
     """Writes checkpoint, card and registry. Returns the folder.
 
     Raises:
@@ -91,6 +112,8 @@ def derive(source: str, data: Path, evaluation: Path | None, root: Path = ROOT) 
         derived["metrics"] = headline(results)
         text = (json.dumps(results, indent=1, sort_keys=True) + "\n").encode()
         atomic_write(root / "MODEL_CARDS" / "results" / f"{name}.json", text, overwrite=True)
+    elif curves is not None:
+        derived["metrics"] = figures_of_curves(curves, name)
     shared = dict.fromkeys(painter_of(config).networks(), source)
     write_checkpoint(checkpoints / name, derived, {}, overwrite=True, shared=shared)
     registry = registry_file.registry_text(checkpoints)
@@ -105,9 +128,10 @@ def main() -> int:
     parser.add_argument("source", help="bundled identity_rotation checkpoint")
     parser.add_argument("--data", type=Path, required=True, help="packed training set with its identity vectors")
     parser.add_argument("--evaluation", type=Path, help="evaluation.json of the result")
+    parser.add_argument("--curves", type=Path, help="curves.json of the result over epsilon")
     arguments = parser.parse_args()
     try:
-        print(derive(arguments.source, arguments.data, arguments.evaluation))
+        print(derive(arguments.source, arguments.data, arguments.evaluation, arguments.curves))
     except FacezooError as error:
         print(f"facezoo: error: {error}", file=sys.stderr)
         return error.exit_code

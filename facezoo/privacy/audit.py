@@ -110,14 +110,14 @@ def privacy_loss(
             if score > best:
                 best, chosen = score, (event, swapped)
     (name, low, high), swapped = chosen
-    over, under = (test_b, test_a) if swapped else (test_a, test_b)
-    hits_over, hits_under = (int(((values >= low) & (values < high)).sum()) for values in (over, under))
-    sure_over = _bound(hits_over, len(over), log_inverse_alpha, upper=False) - delta
-    sure_under = _bound(hits_under, len(under), log_inverse_alpha, upper=True)
+    likely, rare = (test_b, test_a) if swapped else (test_a, test_b)
+    hits_over, hits_under = (int(((values >= low) & (values < high)).sum()) for values in (likely, rare))
+    sure_over = _bound(hits_over, len(likely), log_inverse_alpha, upper=False) - delta
+    sure_under = _bound(hits_under, len(rare), log_inverse_alpha, upper=True)
     found = max(0.0, math.log(sure_over / sure_under)) if sure_over > 0 else 0.0
 
     count_a, count_b = (np.histogram(values, limits)[0].astype(np.float64) for values in (a, b))
     with np.errstate(divide="ignore", invalid="ignore"):
         losses = np.log((count_a / len(a)) / (count_b / len(b)))
     losses[~np.isfinite(losses)] = np.nan
-    return LossAudit(found, name, hits_over / len(over), hits_under / len(under), edges, losses)
+    return LossAudit(found, name, hits_over / len(likely), hits_under / len(rare), edges, losses)

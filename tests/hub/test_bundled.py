@@ -99,10 +99,14 @@ def test_figures_of_the_card_reproduce(name: str, repository: Path, tmp_path: Pa
     data = repository / "packed" / "evaluation128.safetensors"
     if not data.is_file():
         pytest.skip("needs packed/evaluation128.safetensors (python scripts/pack_shared.py)")
-    card_figures = json.loads((repository / "MODEL_CARDS" / "results" / f"{name}.json").read_text())
+    measured = repository / "MODEL_CARDS" / "results" / f"{name}.json"
+    if not measured.is_file():
+        pytest.skip("its figures are not from the protocol (see the card)")
+    card_figures = json.loads(measured.read_text())
     settings = EvaluationSettings(judges=("dlib",), formats=("png", "jpeg95"), seed=11, progress=False)
     now = run_evaluation(name, data, tmp_path / "again", limit=64, settings=settings)
-    for part in (("anonymized",), ("wrong_key",), ("recovered", "png"), ("recovered", "jpeg95")):
+    recovery = (("wrong_key",), ("recovered", "png"), ("recovered", "jpeg95")) if now["reversible"] else ()
+    for part in (("anonymized",), *recovery):
         then_part, now_part = card_figures, now
         for step in part:
             then_part, now_part = then_part[step], now_part[step]

@@ -42,10 +42,17 @@ ONE = Sensitivity(1.0, "l1", True, "a test")
 ONE_L2 = Sensitivity(1.0, "l2", True, "a test")
 
 
-def drawn(mechanism, value: float, count: int, seed: int) -> np.ndarray:
-    source = SeededBits(seed)
-    tensor = torch.tensor([value], dtype=torch.float64)
-    return np.array([float(mechanism.release(tensor, source)) for _ in range(count)])
+def drawn(make, value: float, count: int, seed: int) -> np.ndarray:
+    """Many draws at once: coordinates of one release, each at the scale of the whole."""
+    return make(count).release(torch.full((count,), value, dtype=torch.float64), SeededBits(seed)).numpy()
+
+
+def laplace(epsilon: float, kind: type[LaplaceMechanism] = LaplaceMechanism):
+    return lambda dim: kind(epsilon, ONE, dim)
+
+
+def gauss(epsilon: float, delta: float, kind: type[GaussianMechanism] = GaussianMechanism):
+    return lambda dim: kind(epsilon, delta, ONE_L2, dim)
 
 
 def within(hits: float, count: int, probability: float) -> bool:
@@ -113,7 +120,7 @@ def test_a_forked_process_does_not_repeat_the_noise():
 
 def test_laplace_scale_is_sensitivity_over_epsilon():
     mechanism = LaplaceMechanism(0.5, ONE, 1)
-    values = drawn(mechanism, 3.0, 6000, 8) - 3.0
+    values = drawn(laplace(0.5), 3.0, 6000, 8) - 3.0
     assert mechanism.scale == 2.0
     # Mean absolute value b, with standard deviation b / sqrt(n).
     assert abs(np.abs(values).mean() - 2.0) < 5 * 2.0 / math.sqrt(6000)
@@ -123,7 +130,8 @@ def test_laplace_scale_is_sensitivity_over_epsilon():
 def test_output_lies_on_a_lattice_that_does_not_know_the_input():
     mechanism = LaplaceMechanism(1.0, ONE, 1)
     for value in (0.1, 1 / 3, 1e-9):
-        outputs = drawn(mechanism, value, 50, 9) / mechanism.step
+        released = mechanism.release(torch.tensor([value], dtype=torch.float64), SeededBits(9))
+        outputs = released.numpy() / mechanism.step
         assert np.array_equal(outputs, np.round(outputs))
     assert mechanism.step <= 2.0**-20
     assert math.log2(mechanism.step).is_integer()
@@ -133,7 +141,7 @@ def test_output_lies_on_a_lattice_that_does_not_know_the_input():
 
 def test_gaussian_deviation():
     mechanism = GaussianMechanism(1.0, 1e-5, ONE_L2, 1)
-    values = drawn(mechanism, -2.0, 3000, 10) + 2.0
+    values = drawn(gauss(1.0, 1e-5), -2.0, 3000, 10) + 2.0
     assert values.std() == pytest.approx(mechanism.deviation, rel=5 / math.sqrt(2 * 3000))
     # Balle & Wang: below the textbook's sigma, which holds for epsilon up to 1 only.
     assert mechanism.deviation < math.sqrt(2 * math.log(1.25e5))
@@ -200,8 +208,7 @@ class HalfGauss(GaussianMechanism):
 
 @pytest.mark.parametrize(("mechanism", "passes"), [(LaplaceMechanism, True), (HalfNoise, False)])
 def test_laplace_audit(mechanism, passes):
-    made = mechanism(1.0, ONE, 1)
-    audit = privacy_loss(drawn(made, 1.0, 12000, 14), drawn(made, 0.0, 12000, 15))
+    audit = privacy_loss(*(drawn(laplace(1.0, mechanism), value, 12000, 14 + i) for i, value in enumerate((1.0, 0.0))))
     assert audit.allows(1.0) is passes
     assert audit.epsilon_at_least > (0.8 if passes else 1.5)
     losses = audit.losses[np.isfinite(audit.losses)]
@@ -210,8 +217,8 @@ def test_laplace_audit(mechanism, passes):
 
 @pytest.mark.parametrize(("mechanism", "passes"), [(GaussianMechanism, True), (HalfGauss, False)])
 def test_gaussian_audit(mechanism, passes):
-    made = mechanism(1.0, 0.01, ONE_L2, 1)
-    audit = privacy_loss(drawn(made, 1.0, 4000, 16), drawn(made, 0.0, 4000, 17), delta=0.01)
+    samples = [drawn(gauss(1.0, 0.01, mechanism), value, 6000, 16 + i) for i, value in enumerate((1.0, 0.0))]
+    audit = privacy_loss(*samples, delta=0.01)
     assert audit.allows(1.0) is passes
 
 

@@ -41,6 +41,12 @@ REPOSITORY = Path(__file__).parents[2]
 RECIPES = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
 NAMES = [path.relative_to(REPOSITORY / "recipes").with_suffix("").as_posix() for path in RECIPES]
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+# Other rooms train their recipes in tests of their own: what is cheap and what comes out differs.
+of_rotation = pytest.mark.parametrize(
+    "path",
+    [path for path in RECIPES if path.parent.name == "identity_rotation"],
+    ids=[name for name in NAMES if name.startswith("identity_rotation/")],
+)
 PAPER = REPOSITORY / "recipes" / "identity_rotation" / "celebahq256_paper.yaml"
 STYLEGAN2_PAPER = REPOSITORY / "recipes" / "stylegan2" / "ffhq256_paper.yaml"
 IFADIT_PAPER = REPOSITORY / "recipes" / "ifadit" / "celebahq256_paper.yaml"
@@ -184,7 +190,7 @@ def test_keys_names_and_room(path: Path, tmp_path: Path):
             load_recipe(tmp_path / "changed.yaml")
 
 
-@every_recipe
+@of_rotation
 def test_trains_stops_goes_on_and_exports(path: Path, tmp_path: Path, arcface: Path, monkeypatch):
     recipe = load_recipe(path)
     overrides = [*inputs(recipe, tmp_path, arcface), *cheap(recipe)]

@@ -292,7 +292,7 @@ class KSameSelect(_InPixels[KSameSelectOptions]):
         """
         clusters = torch.full((len(gallery),), -1, dtype=torch.int64)
         count = 0
-        for value in self._labels.unique().tolist():
+        for value in torch.unique(self._labels).tolist():
             rows = torch.nonzero(self._labels == value)[:, 0]
             if len(rows) < options.k:
                 raise InputError(
