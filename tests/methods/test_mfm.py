@@ -23,7 +23,7 @@ from facezoo.methods.mfm.method import MfM
 from facezoo.methods.mfm.networks import MfMNetworks
 from facezoo.methods.mfm.training import MfMTraining
 from tests.labelled import OURS, SMALL, FewConvolutions, write_recipe
-from tests.methods.test_sdn import faces_of
+from tests.methods.test_sdn import faces_of, with_clean_channel
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -83,7 +83,8 @@ class TestConfig:
         weights = (c.lambda_b, c.lambda_attribute_class, c.lambda_identity_class, c.lambda_feature)
         assert (*weights, c.lambda_recovered, c.lambda_domain) == (20, 20, 1, 10, 20, 20)
         assert (c.style_dim, c.extractor_layers, c.extractor_residual) == (1024, 6, 3)
-        networks = MfMNetworks(c).to("meta")
+        with torch.device("meta"):
+            networks = MfMNetworks(c)
         face = torch.zeros(1, 3, 128, 128, device="meta")
         bits, wanted = (torch.zeros(1, n, dtype=torch.long, device="meta") for n in (16, 5))
         picture, bottleneck = networks.modify(face, bits, wanted, torch.zeros(1, 1008, device="meta"), recover=False)
@@ -168,6 +169,7 @@ def method(checkpoint):
 
 class TestUse:
     def test_there_and_back(self, method):
+        method = with_clean_channel(method)
         faces = faces_of()
         asked = FaceContext(key=KEY, options={"attributes": "smiling=yes"})
         result = method.anonymize(faces, asked)

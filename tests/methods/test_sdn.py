@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import facezoo
 from facezoo.core.recipe import load_recipe
@@ -132,7 +133,8 @@ class TestPaperSize:
         config = SDNConfig()
         assert (config.style_dim, config.style_features, config.password_bits) == (1024, 1008, 16)
         assert (config.lambda_en, config.lambda_de, config.discriminator_ratio) == (10, 10, 10)
-        networks = SDNNetworks(config).to("meta")
+        with torch.device("meta"):
+            networks = SDNNetworks(config)
         face = torch.zeros(1, 3, 128, 128, device="meta")
         bits, wanted = (torch.zeros(1, n, dtype=torch.long, device="meta") for n in (16, 5))
         _, bottleneck = networks.en(face, bits, wanted, torch.zeros(1, 1008, device="meta"))
@@ -166,7 +168,7 @@ class TestAlternation:
 
     def test_only_the_side_whose_turn_it_is_learns(self, folder):
         """Ratio 2: batches 1 and 2 move EC and D alone, batch 3 moves En and De alone."""
-        recipe = write_recipe(folder, "sdn", PAPER_WAY, batch_size=12)
+        recipe = write_recipe(folder, "sdn", PAPER_WAY, batch_size=20)
         states = []
         for batches in (0, 2, 3):
             if batches:
@@ -190,7 +192,7 @@ class TestAlternation:
             # The spectral norm's power iteration runs in every forward pass; weights must not move.
             if key.startswith(judges) and not key.endswith(("._u", "._v")):
                 assert torch.equal(value, states[2][key]), f"{key} moved in an encoder batch"
-        # The bank was filled with mixtures from the twelve people of the batch.
+        # The bank was filled with a mixture of ten of the batch's people.
         assert states[1]["model.source_bank.entries"].abs().max() == 0
         assert states[2]["model.source_bank.entries"].abs().max() > 0
 
@@ -226,6 +228,32 @@ def method(trained):
 def faces_of(count: int = 2, size: int = 64, seed: int = 0) -> torch.Tensor:
     coarse = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(coarse, (size, size), mode="bilinear") * 1.6 - 0.8
+
+
+class Written(nn.Module):
+    """Instead of the embedder: remembers the phasors, changes nothing."""
+
+    def forward(self, cover: torch.Tensor, phasors: torch.Tensor) -> torch.Tensor:
+        self.phasors = phasors
+        return torch.zeros_like(cover)
+
+
+class Read(nn.Module):
+    """Instead of the extractor: the phasors as written, with noise. A few batches teach neither of the two."""
+
+    def __init__(self, written: Written) -> None:
+        super().__init__()
+        self.written = written
+
+    def forward(self, saved: torch.Tensor) -> torch.Tensor:
+        phasors = self.written.phasors
+        return phasors + 0.3 * torch.randn(phasors.shape, generator=torch.Generator().manual_seed(1))
+
+
+def with_clean_channel(method):
+    method.networks.code_embedder = Written()
+    method.networks.code_extractor = Read(method.networks.code_embedder)
+    return method
 
 
 class TestTraining:
@@ -278,16 +306,19 @@ class TestUse:
         assert (a - b).abs().mean() > 1e-3
 
     def test_attributes_change_the_face_and_are_part_of_the_secret(self, method):
+        method = with_clean_channel(method)
         faces = faces_of()
         asked = FaceContext(key=KEY, options={"attributes": "smiling=yes,hair=blond"})
+        plain = method.anonymize(faces, FaceContext(key=KEY))
         result = method.anonymize(faces, asked)
-        assert not torch.equal(result, method.anonymize(faces, FaceContext(key=KEY)))
+        assert not torch.equal(result, plain)
         assert method.recover(result, FaceContext(key=OTHER)).verified == [False, False]
         wrong = method.recover(result, FaceContext(key=KEY, options={"attributes": "smiling=no,hair=blond"}))
         assert wrong.verified == [False, False]
         assert method.recover(result, asked).verified == [True, True]
 
     def test_register(self, method):
+        method = with_clean_channel(method)
         asked = FaceContext(key=KEY, options={"attributes": "smiling=yes"})
         record = method.options_record(asked)
         assert "smiling" not in json.dumps(record)

@@ -40,7 +40,7 @@ class PCA:
         mean = data.mean(0)
         centred = data - mean
         values, vectors = torch.linalg.eigh((centred @ centred.T).double())
-        keep = min(components, len(data) - 1, int((values > values[-1] * 1e-9).sum()))
+        keep = min(components, len(data) - 1, int((values > values[-1] * 1e-6).sum()))
         values, vectors = values.flip(0)[:keep], vectors.flip(1)[:, :keep]
         rows = (vectors / values.sqrt()).T.to(data) @ centred
         return cls(mean, functional.normalize(rows, dim=1), (values / len(data)).to(data))
@@ -73,7 +73,7 @@ def linear_svm(data: Tensor, labels: Tensor, penalty: float = 1.0, steps: int = 
     if positive == 0 or positive == len(labels):
         raise ValueError("a direction needs pictures with and without the attribute")
     x, y = data.double(), labels.double()
-    spread = x.std(0).clamp_min(1e-9)
+    spread = x.std().clamp_min(1e-9)  # one scale for all: great components count for more, as in the data
     x = x / spread
     weight = torch.where(y > 0, 0.5 / positive, 0.5 / (len(y) - positive))
     w = torch.zeros(x.shape[1], dtype=torch.float64, requires_grad=True)

@@ -82,6 +82,7 @@ class AttributedTraining(PhasedModule):
         self._embeddings = torch.zeros(0, config.feature_dim)
         self._prototypes = torch.zeros(0, config.feature_dim)
         self._classed = torch.zeros(0, dtype=torch.long)
+        self._person = torch.zeros(0, dtype=torch.long)
 
     # ------------------------------------------------------------------ data
     def prepare_data_files(self, paths: Sequence[Path], device: torch.device) -> None:
@@ -111,6 +112,7 @@ class AttributedTraining(PhasedModule):
             people.append(np.asarray(faces.identity, dtype=np.int64) + offset)
             offset += len(faces.identities)
         person = np.concatenate(people)
+        self._person = torch.from_numpy(person)
         numbers, first, counts = np.unique(person, return_index=True, return_counts=True)
         if len(numbers) < c.bank_people:
             raise InputError(f"the set has {len(numbers)} people; sources are mixed from {c.bank_people}: add pictures")
@@ -212,22 +214,23 @@ class AttributedTraining(PhasedModule):
         )
 
     @torch.no_grad()
-    def refill_bank(self, features: Tensor, identity: Tensor, position: int) -> None:
+    def refill_bank(self, features: Tensor, batch: dict[str, Tensor], position: int) -> None:
         """Learned extractor: overwrites one entry of the bank by a mixture of the batch's people, if there are enough.
 
         Args:
             features: Of this process's pictures, ``(B, F)``.
-            identity: Their class numbers; only people of the classes count, each once.
+            batch: The batch, for who is in it; each person counts once.
             position: Running number of the call.
         """
+        person = self._person[batch["index"].cpu()].to(features.device)
         if self.world_size > 1:
-            gathered = cast(Tensor, self.all_gather(features)), cast(Tensor, self.all_gather(identity))
+            gathered = cast(Tensor, self.all_gather(features)), cast(Tensor, self.all_gather(person))
             # Rank r holds every world_size-th row from r on: put the rows into the order of the whole batch.
-            features, identity = (g.transpose(0, 1).flatten(0, 1) for g in gathered)
+            features, person = (g.transpose(0, 1).flatten(0, 1) for g in gathered)
         bank, rows, known = self.model.source_bank, [], set()
-        for row, person in enumerate(identity.tolist()):
-            if person >= 0 and person not in known:
-                known.add(person)
+        for row, name in enumerate(person.tolist()):
+            if name not in known:
+                known.add(name)
                 rows.append(row)
         if len(rows) < bank.people:
             return

@@ -256,7 +256,7 @@ class MfMTraining(AttributedTraining):
             for judge in judges:
                 judge.requires_grad_(True)
         if isinstance(self.model.extractor, FeatureExtractor):
-            self.refill_bank(own, identity, turn)
+            self.refill_bank(own, batch, turn)
         logs |= {"b": loss_b, "attr": loss_attr, "adv": loss_adv, "feat": loss_feat, "rec": loss_rec, "l1": l1}
         logs |= {"domain": loss_domain, "value": value, "ssim": 1 - dissimilarity, "total": total, **cosines}
         logs["asked"] = self.accuracy(attributes, wanted, self.sizes)

@@ -95,10 +95,10 @@ class SDNTraining(AttributedTraining):
     # ------------------------------------------------------------------ steps
     def step(self, batch: dict[str, Tensor], phase: Phase, side: Side) -> dict[str, Tensor]:
         """One batch of either side; ``batch`` has uint8 ``image`` ``(B, 3, S, S)`` and ``index`` ``(B,)``."""
-        faces, labels, identity = self.inputs(batch)
+        faces, labels, _ = self.inputs(batch)
         if side == "discriminator":
             return self._judges_batch(batch, faces, labels)
-        return self._networks_batch(batch, faces, labels, identity)
+        return self._networks_batch(batch, faces, labels)
 
     def _judges_batch(self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """EC by (5) and D by (11) and the games' V."""
@@ -142,9 +142,7 @@ class SDNTraining(AttributedTraining):
         right = self.accuracy(attributes, real_labels, self.sizes)
         return self.logged({**logs, "d_id": loss_id, "d_attr": loss_attr, "d_value": value, "attr_accuracy": right})
 
-    def _networks_batch(
-        self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor, identity: Tensor
-    ) -> dict[str, Tensor]:
+    def _networks_batch(self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """En by (8), De by (14), the games (16) and (19)."""
         c = self.config
         position = self.locate(self.batches_seen)[1]
@@ -254,7 +252,7 @@ class SDNTraining(AttributedTraining):
             for name in judges:
                 self.networks()[name].requires_grad_(True)
         if isinstance(self.model.extractor, FeatureExtractor):
-            self.refill_bank(own, identity, turn)
+            self.refill_bank(own, batch, turn)
         logs["total"] = total
         return self.logged(logs)
 
