@@ -171,7 +171,7 @@ def plot_clusters(
     faces, packed, chosen = _faces(method, data, limit)
     labels = torch.from_numpy(labels_of(packed, [attribute]))[chosen, 0].long()
     with torch.no_grad():
-        styles = torch.cat([method.features_of(part) for part in faces.split(_BATCH)])
+        styles = torch.cat([method.features_of(part) for part in torch.split(faces, _BATCH)])
     values = [v for v in range(len(ATTRIBUTES[attribute].values)) if int((labels == v).sum()) >= 2]
     if len(values) < 2:
         raise InputError(f"{data}: fewer than two values of {attribute} among the {len(faces)} pictures chosen")

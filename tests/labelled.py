@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,36 @@ def write_recipe(folder: Path, method: str, config: dict[str, Any], **settings: 
     content = {"name": f"{method}.tiny", "method": method, "summary": "a test", "data": [str(data)]}
     path.write_text(json.dumps({**content, "train": train, "config": config}))
     return path
+
+
+def untrained_checkpoint(folder: Path, method: str, **changes: Any) -> Path:
+    """A checkpoint of random networks, as the CPU recipes switch them: for everything but what training brings."""
+    from facezoo.core.configuration import build_strict
+    from facezoo.hub.manifest import write_checkpoint
+    from facezoo.methods.mfm.config import MfMConfig
+    from facezoo.methods.mfm.networks import MfMNetworks
+    from facezoo.methods.sdn.config import SDNConfig
+    from facezoo.methods.sdn.networks import SDNNetworks
+
+    torch.manual_seed(0)
+    own: dict[str, Any] = {"generator_scale": 2, "identity_blocks": 1, "erasing_blocks": 1, "reveal_width": 4}
+    own |= {"reveal_cells": True, "reveal_identity_blocks": 1, "reveal_blocks": 1}
+    networks: nn.Module
+    if method == "sdn":
+        config: Any = build_strict(SDNConfig, {**SMALL, **OURS, **own, **changes}, "config")
+        networks = SDNNetworks(config)
+    else:
+        blocks = {"content_blocks": 1, "decoder_blocks": 1, "classify_batches": 0}
+        config = build_strict(MfMConfig, {**SMALL, **OURS, **blocks, **changes}, "config")
+        networks = MfMNetworks(config)
+    networks.source_bank.fit(torch.randn(40, 128), torch.Generator().manual_seed(0))
+    manifest = {
+        "name": f"{method}.tiny",
+        "method": method,
+        "summary": "untrained, for tests",
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "crop_size": config.size,
+    }
+    states = {name: network.state_dict() for name, network in networks.networks().items()}
+    write_checkpoint(folder, manifest, states)
+    return folder

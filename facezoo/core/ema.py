@@ -49,7 +49,8 @@ class NetworkEMA(Callback):
             seen = self.updates[name]
             decay = min(self.decay, (1 + seen) / (10 + seen))
             live = module.networks()[name]
-            if means := list(average.parameters()):  # a network may consist of buffers alone
+            means: list[Tensor] = list(average.parameters())
+            if means:  # a network may consist of buffers alone
                 torch._foreach_lerp_(means, list(live.parameters()), 1 - decay)
             for mean, now in zip(average.buffers(), live.buffers(), strict=True):
                 mean.copy_(now)  # copied, not averaged: counters must stay whole numbers

@@ -84,7 +84,7 @@ def linear_svm(data: Tensor, labels: Tensor, penalty: float = 1.0, steps: int = 
         optimizer.zero_grad()
         slack = functional.relu(1 - y * (x @ w + b))
         loss = 0.5 * w.square().sum() / len(y) + penalty * (weight * slack.square()).sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.enable_grad():

@@ -133,15 +133,15 @@ class AttributedTraining(PhasedModule):
             generator = torch.Generator().manual_seed(self.seed)
             self.model.source_bank.fit(self._embeddings[self._one_each], generator)
         if isinstance(self.model.painter, LinearPainter):
-            self.model.painter.fit(self._painter_batches(data))
+            self.model.painter.fit(self._painter_batches(data, self.model.painter.size))
 
-    def _painter_batches(self, data: PackedBatches) -> Iterator[tuple[Tensor, Tensor]]:
+    def _painter_batches(self, data: PackedBatches, side: int) -> Iterator[tuple[Tensor, Tensor]]:
         chosen = range(0, len(data), max(1, len(data) // _PAINTER_FACES))
         for start in tqdm(range(0, len(chosen), 100), desc="linear painter", unit="batch", dynamic_ncols=True):
             indices = torch.tensor(list(chosen[start : start + 100]))
             faces = self._pictures(indices)
             vector = self.model.painter_vector(self._embeddings[indices], self._labels[indices])
-            yield vector, self.model.shrink(faces)
+            yield vector, functional.adaptive_avg_pool2d(faces, side)
 
     def _pictures(self, indices: Tensor) -> Tensor:
         images = self._data[0].__getitems__(indices.tolist())["image"]
@@ -412,7 +412,7 @@ class AttributedTraining(PhasedModule):
     @staticmethod
     def accuracy(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Tensor:
         """Share of known attributes that logits ``(B, V)`` name right."""
-        guessed = torch.stack([part.argmax(1) for part in logits.split(list(sizes), dim=1)], dim=1)
+        guessed = torch.stack([part.argmax(1) for part in torch.split(logits, list(sizes), dim=1)], dim=1)
         known = labels >= 0
         return ((guessed == labels) & known).sum() / known.sum().clamp_min(1)
 

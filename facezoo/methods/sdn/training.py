@@ -159,7 +159,8 @@ class SDNTraining(AttributedTraining):
             bits = self.draw_passwords(count, "password")
             wanted = self.draw_requests(x.labels, "request")
             mine = self.with_gaps(labels, "own request")
-            total, logs = faces.new_zeros(()), {}
+            total = faces.new_zeros(())
+            logs: dict[str, Tensor] = {}
 
             # ---- En: the anonymized face Q, y from itself, y back from Q
             cover, latent = self.model.en(faces, bits, wanted, x_features)
