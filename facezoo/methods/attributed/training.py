@@ -299,14 +299,20 @@ class AttributedTraining(PhasedModule):
         return torch.where(keep_bits[:, None], bits, wrong_bits), wrong_attributes
 
     # ------------------------------------------------------------------ the concealed code and the file
-    def write_code(self, faces: Tensor, cover: Tensor) -> tuple[Tensor, Code | None, Tensor]:
+    def write_code(self, faces: Tensor, cover: Tensor) -> tuple[Tensor, Tensor, Code | None, Tensor]:
         """Hides the originals' code in the covers under random streams, as keys would give.
 
+        Without a code the recovery's gradient reaches the anonymizing network, which is to learn what to hide. With one
+        it need not, and must not: it would learn to paint smooth faces that disturb the code less.
+
         Returns:
-            Pictures rounded to 8 bits, the code (None without one), and the mean squared change.
+            Pictures rounded to 8 bits, twice: as they are judged, with a gradient for the cover, and as they are saved,
+            with one for the code. The code (None without one), and the mean squared change.
         """
         if not self.config.keyed_code:
-            return saved_file.to_8_bit(cover), None, cover.new_zeros(())
+            rounded = saved_file.to_8_bit(cover)
+            return rounded, rounded, None, cover.new_zeros(())
+        shown, cover = cover, cover.detach()
         layout = self.model.layout
         whole = len(faces) * self.world_size
         rng = self.generator_for("stream")
@@ -316,7 +322,8 @@ class AttributedTraining(PhasedModule):
         flat[:, layout.pilots] = layout.pilot_angles.to(flat)
         phasors = to_phasors(flat.view_as(encrypted))
         residual = self.model.code_embedder(cover, phasors)
-        return saved_file.to_8_bit(cover + residual), Code(phasors, stream), residual.square().mean()
+        judged = saved_file.to_8_bit(shown + residual.detach())
+        return judged, saved_file.to_8_bit(cover + residual), Code(phasors, stream), residual.square().mean()
 
     def read_code(
         self, saved: Tensor, code: Code | None, help_share: float

@@ -164,7 +164,7 @@ class SDNTraining(AttributedTraining):
 
             # ---- En: the anonymized face Q, y from itself, y back from Q
             cover, latent = self.model.en(faces, bits, wanted, x_features)
-            anonymized, code, change = self.write_code(faces, cover)
+            anonymized, written, code, change = self.write_code(faces, cover)
             same, _ = self.model.en(faces, bits, mine, own)
             back = None
             if c.dual_inference and turn % c.back_every == 0:
@@ -192,7 +192,7 @@ class SDNTraining(AttributedTraining):
 
             # ---- De: right and wrong P on the saved file
             warm_end = max(1.0, 0.1 * c.alternate_batches)
-            saved = self.through_file(anonymized, warm=position < warm_end)
+            saved = self.through_file(written, warm=position < warm_end)
             phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - position / warm_end))
             noise = None
             log_variance = self.posterior.bottleneck_log_variance
@@ -287,7 +287,7 @@ class SDNTraining(AttributedTraining):
                     rows.append((f"A, {name}={value}", model.en(faces, bits, asked, a)[0]))
             own = self.own_features(faces, batch)
             rows.append(("own features", model.en(faces, bits, labels, own)[0]))
-            anonymized, code, _ = self.write_code(faces, cover)
+            anonymized, _, code, _ = self.write_code(faces, cover)
             right, wrong, _ = self.read_code(anonymized, code, 0.0)
             if code is not None:
                 rows.append(("10 x the code", (anonymized - cover).mul(10).clamp(-1, 1)))
