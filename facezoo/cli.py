@@ -434,8 +434,8 @@ def _add_label(commands: Commands) -> None:
         "label",
         "add attribute labels to a packed set",
         "  facezoo label packed/mine.safetensors --csv labels.csv\n  facezoo label packed/mine.safetensors --measure",
-        " The csv has a column 'file' and one a attribute (sex, age, smiling, hair, ...). --measure takes hair and skin "
-        "colour from the pixels and fills the rest by a probe; source and agreement of each are kept in the set.",
+        " The csv has a column 'file' and one for each attribute (sex, hair, ...). --measure takes hair and skin "
+        "colour from the pixels and fills the rest by a probe; their source and agreement are kept in the set.",
     )
     parser.add_argument("set", metavar="FILE", help="packed set (.safetensors); replaced when all is done")
     parser.add_argument("--csv", metavar="FILE", help="your own labels, a row for every picture")
@@ -553,6 +553,8 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace pictures that are something else")
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     parser.set_defaults(command=_generate)
+
+
 def _add_curves(commands: Commands) -> None:
     parser = _add(
         commands,
@@ -1088,7 +1090,7 @@ def _label(arguments: argparse.Namespace) -> int:
 
 
 def _directions(arguments: argparse.Namespace) -> int:
-    from facezoo.methods.attributed.latent import fit_directions
+    from facezoo.latent import fit_directions
 
     for name, share in fit_directions(
         arguments.model, arguments.data, arguments.output, limit=arguments.limit, overwrite=arguments.overwrite
@@ -1099,7 +1101,7 @@ def _directions(arguments: argparse.Namespace) -> int:
 
 
 def _clusters(arguments: argparse.Namespace) -> int:
-    from facezoo.methods.attributed.latent import plot_clusters
+    from facezoo.latent import plot_clusters
 
     for path in plot_clusters(
         arguments.model,

@@ -244,7 +244,10 @@ def _from_own_arrays(faces: PackedFaces, name: str) -> Labels | None:
         return np.where(years < 0, -1, np.digitize(years, _AGE_ENDS)).astype(np.int16)
     if name == "smiling" and "expression" in faces and "expressions" in faces.metadata:
         words = json.loads(faces.metadata["expressions"])
-        happy, rest = words.index("happiness"), [words.index(w) for w in ("neutral", "anger", "sadness", "contempt")]
+        if "happiness" not in words:
+            return None
+        happy = words.index("happiness")
+        rest = [words.index(w) for w in ("neutral", "anger", "sadness", "contempt") if w in words]
         values = np.asarray(faces.array("expression"))
         return np.where(values == happy, 1, np.where(np.isin(values, rest), 0, -1)).astype(np.int16)
     return None

@@ -172,6 +172,8 @@ class PictureDecoder(nn.Module):
             )
             self.norms = nn.ModuleList(ConditionedNorm(c, condition_dim, groups) for c in (2 * width, width))
             self.head = nn.Conv2d(width, 3, 7, padding=3)
+        with torch.no_grad():
+            self.head.weight.mul_(0.1)  # a translator that starts from its input begins near it, without a pattern
 
     def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
         """``(B, 4 width, S/4, S/4)`` and ``(B, D)`` -> ``(B, 3, S, S)`` before the final tanh."""

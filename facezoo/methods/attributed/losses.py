@@ -27,7 +27,7 @@ def attribute_cross_entropy(logits: Tensor, wanted: Tensor, sizes: Sequence[int]
         wanted: ``(B, A)`` value indices, -1 where nothing is asked or known.
         sizes: Values of each attribute.
     """
-    parts = logits.split(list(sizes), dim=1)
+    parts = torch.split(logits, list(sizes), dim=1)
     return torch.stack([cross_entropy(part, wanted[:, i]) for i, part in enumerate(parts)]).sum()
 
 

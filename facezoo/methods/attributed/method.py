@@ -99,6 +99,10 @@ class AttributedMethod(LearnedMethod):
         """
 
     @abc.abstractmethod
+    def bottleneck(self, faces: Tensor, bits: Tensor, attributes: Tensor, features: Tensor) -> Tensor:
+        """The latent that ``hide`` draws from, ``(B, C, H, W)``; arguments as there."""
+
+    @abc.abstractmethod
     def reveal(
         self, saved: Tensor, bits: Tensor, attributes: Tensor, features: Tensor, phasors: Tensor | None
     ) -> Tensor:

@@ -18,6 +18,9 @@ _SKIP_LIMIT = 0.97
 """The input skip goes through atanh, which is infinite at 1."""
 
 
+_PAINTER_SIDE = 64
+"""The linear guess has no more pixels a side: it is soft anyway, and its matrix most of a small checkpoint."""
+
 _POOL = 4
 """The latent code c of a face is its content latent, averaged to this many places a side."""
 
@@ -67,7 +70,9 @@ class AttributedNetworks(nn.Module):
         )
         self.source_bank = SourceBank(c.bank_entries, c.feature_dim, c.bank_people)
         self.painter: nn.Module = (
-            LinearPainter(c.feature_dim + c.request_dim - c.password_bits, c.content_grid, c.generator_size)
+            LinearPainter(
+                c.feature_dim + c.request_dim - c.password_bits, c.content_grid, min(c.generator_size, _PAINTER_SIDE)
+            )
             if c.linear_painter
             else nn.Identity()
         )
@@ -125,6 +130,8 @@ class AttributedNetworks(nn.Module):
         """What the anonymizing network sees of faces at its size: see ``content_grid`` and ``linear_painter``."""
         if isinstance(self.painter, LinearPainter):
             painted = self.painter(self.painter_vector(features, attributes), small)
+            if painted.shape[-1] != small.shape[-1]:
+                painted = functional.interpolate(painted, size=small.shape[-2:], mode="bilinear", align_corners=False)
             return torch.lerp(small, painted, self.generator_mask)
         return coarse_face(small, self.generator_mask, self.config.content_grid)
 

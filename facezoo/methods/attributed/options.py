@@ -66,8 +66,9 @@ class AttributedOptions(Options):
             UnknownNameError: no such attribute or value.
             InputError: contradictory attributes, a malformed edit.
         """
-        if isinstance(self.attributes, Mapping | list | tuple):
-            object.__setattr__(self, "attributes", format_request(parse_request(self.attributes)) or None)
+        given: Any = self.attributes  # from Python also a mapping or a list
+        if isinstance(given, Mapping | list | tuple):
+            object.__setattr__(self, "attributes", format_request(parse_request(given)) or None)
         super().__post_init__()
         if self.attributes is not None:
             request = parse_request(self.attributes)

@@ -82,6 +82,7 @@ class AttributedTraining(PhasedModule):
         self._embeddings = torch.zeros(0, config.feature_dim)
         self._prototypes = torch.zeros(0, config.feature_dim)
         self._classed = torch.zeros(0, dtype=torch.long)
+        self._person = torch.zeros(0, dtype=torch.long)
 
     # ------------------------------------------------------------------ data
     def prepare_data_files(self, paths: Sequence[Path], device: torch.device) -> None:
@@ -111,6 +112,7 @@ class AttributedTraining(PhasedModule):
             people.append(np.asarray(faces.identity, dtype=np.int64) + offset)
             offset += len(faces.identities)
         person = np.concatenate(people)
+        self._person = torch.from_numpy(person)
         numbers, first, counts = np.unique(person, return_index=True, return_counts=True)
         if len(numbers) < c.bank_people:
             raise InputError(f"the set has {len(numbers)} people; sources are mixed from {c.bank_people}: add pictures")
@@ -131,15 +133,15 @@ class AttributedTraining(PhasedModule):
             generator = torch.Generator().manual_seed(self.seed)
             self.model.source_bank.fit(self._embeddings[self._one_each], generator)
         if isinstance(self.model.painter, LinearPainter):
-            self.model.painter.fit(self._painter_batches(data))
+            self.model.painter.fit(self._painter_batches(data, self.model.painter.size))
 
-    def _painter_batches(self, data: PackedBatches) -> Iterator[tuple[Tensor, Tensor]]:
+    def _painter_batches(self, data: PackedBatches, side: int) -> Iterator[tuple[Tensor, Tensor]]:
         chosen = range(0, len(data), max(1, len(data) // _PAINTER_FACES))
         for start in tqdm(range(0, len(chosen), 100), desc="linear painter", unit="batch", dynamic_ncols=True):
             indices = torch.tensor(list(chosen[start : start + 100]))
             faces = self._pictures(indices)
             vector = self.model.painter_vector(self._embeddings[indices], self._labels[indices])
-            yield vector, self.model.shrink(faces)
+            yield vector, functional.adaptive_avg_pool2d(faces, side)
 
     def _pictures(self, indices: Tensor) -> Tensor:
         images = self._data[0].__getitems__(indices.tolist())["image"]
@@ -212,22 +214,23 @@ class AttributedTraining(PhasedModule):
         )
 
     @torch.no_grad()
-    def refill_bank(self, features: Tensor, identity: Tensor, position: int) -> None:
+    def refill_bank(self, features: Tensor, batch: dict[str, Tensor], position: int) -> None:
         """Learned extractor: overwrites one entry of the bank by a mixture of the batch's people, if there are enough.
 
         Args:
             features: Of this process's pictures, ``(B, F)``.
-            identity: Their class numbers; only people of the classes count, each once.
+            batch: The batch, for who is in it; each person counts once.
             position: Running number of the call.
         """
+        person = self._person[batch["index"].cpu()].to(features.device)
         if self.world_size > 1:
-            gathered = cast(Tensor, self.all_gather(features)), cast(Tensor, self.all_gather(identity))
+            gathered = cast(Tensor, self.all_gather(features)), cast(Tensor, self.all_gather(person))
             # Rank r holds every world_size-th row from r on: put the rows into the order of the whole batch.
-            features, identity = (g.transpose(0, 1).flatten(0, 1) for g in gathered)
+            features, person = (g.transpose(0, 1).flatten(0, 1) for g in gathered)
         bank, rows, known = self.model.source_bank, [], set()
-        for row, person in enumerate(identity.tolist()):
-            if person >= 0 and person not in known:
-                known.add(person)
+        for row, name in enumerate(person.tolist()):
+            if name not in known:
+                known.add(name)
                 rows.append(row)
         if len(rows) < bank.people:
             return
@@ -296,14 +299,20 @@ class AttributedTraining(PhasedModule):
         return torch.where(keep_bits[:, None], bits, wrong_bits), wrong_attributes
 
     # ------------------------------------------------------------------ the concealed code and the file
-    def write_code(self, faces: Tensor, cover: Tensor) -> tuple[Tensor, Code | None, Tensor]:
+    def write_code(self, faces: Tensor, cover: Tensor) -> tuple[Tensor, Tensor, Code | None, Tensor]:
         """Hides the originals' code in the covers under random streams, as keys would give.
 
+        Without a code the recovery's gradient reaches the anonymizing network, which is to learn what to hide. With one
+        it need not, and must not: it would learn to paint smooth faces that disturb the code less.
+
         Returns:
-            Pictures rounded to 8 bits, the code (None without one), and the mean squared change.
+            Pictures rounded to 8 bits, twice: as they are judged, with a gradient for the cover, and as they are saved,
+            with one for the code. The code (None without one), and the mean squared change.
         """
         if not self.config.keyed_code:
-            return saved_file.to_8_bit(cover), None, cover.new_zeros(())
+            rounded = saved_file.to_8_bit(cover)
+            return rounded, rounded, None, cover.new_zeros(())
+        shown, cover = cover, cover.detach()
         layout = self.model.layout
         whole = len(faces) * self.world_size
         rng = self.generator_for("stream")
@@ -313,7 +322,8 @@ class AttributedTraining(PhasedModule):
         flat[:, layout.pilots] = layout.pilot_angles.to(flat)
         phasors = to_phasors(flat.view_as(encrypted))
         residual = self.model.code_embedder(cover, phasors)
-        return saved_file.to_8_bit(cover + residual), Code(phasors, stream), residual.square().mean()
+        judged = saved_file.to_8_bit(shown + residual.detach())
+        return judged, saved_file.to_8_bit(cover + residual), Code(phasors, stream), residual.square().mean()
 
     def read_code(
         self, saved: Tensor, code: Code | None, help_share: float
@@ -409,7 +419,7 @@ class AttributedTraining(PhasedModule):
     @staticmethod
     def accuracy(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Tensor:
         """Share of known attributes that logits ``(B, V)`` name right."""
-        guessed = torch.stack([part.argmax(1) for part in logits.split(list(sizes), dim=1)], dim=1)
+        guessed = torch.stack([part.argmax(1) for part in torch.split(logits, list(sizes), dim=1)], dim=1)
         known = labels >= 0
         return ((guessed == labels) & known).sum() / known.sum().clamp_min(1)
 

@@ -41,6 +41,10 @@ class MfM(AttributedMethod):
         """``M(I, C(F, A) ++ P)``; see ``AttributedMethod.hide``."""
         return self.networks.modify(faces, bits, attributes, features, recover=False, degrees=degrees)[0]
 
+    def bottleneck(self, faces: Tensor, bits: Tensor, attributes: Tensor, features: Tensor) -> Tensor:
+        """See ``AttributedMethod.bottleneck``."""
+        return self.networks.modify(faces, bits, attributes, features, recover=False)[1]
+
     def reveal(
         self, saved: Tensor, bits: Tensor, attributes: Tensor, features: Tensor, phasors: Tensor | None
     ) -> Tensor:

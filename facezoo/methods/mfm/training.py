@@ -165,9 +165,9 @@ class MfMTraining(AttributedTraining):
             logs: dict[str, Tensor] = {}
 
             cover, latent = self.model.modify(faces, bits, wanted, t.features, recover=False)
-            anonymized, code, change = self.write_code(faces, cover)
+            anonymized, written, code, change = self.write_code(faces, cover)
             warm_end = max(1.0, 0.1 * c.modify_batches)
-            saved = self.through_file(anonymized, warm=position < warm_end)
+            saved = self.through_file(written, warm=position < warm_end)
             phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - position / warm_end))
             noise = None
             log_variance = self.posterior.bottleneck_log_variance
@@ -256,7 +256,7 @@ class MfMTraining(AttributedTraining):
             for judge in judges:
                 judge.requires_grad_(True)
         if isinstance(self.model.extractor, FeatureExtractor):
-            self.refill_bank(own, identity, turn)
+            self.refill_bank(own, batch, turn)
         logs |= {"b": loss_b, "attr": loss_attr, "adv": loss_adv, "feat": loss_feat, "rec": loss_rec, "l1": l1}
         logs |= {"domain": loss_domain, "value": value, "ssim": 1 - dissimilarity, "total": total, **cosines}
         logs["asked"] = self.accuracy(attributes, wanted, self.sizes)
@@ -289,7 +289,7 @@ class MfMTraining(AttributedTraining):
                     asked = nothing.clone()
                     asked[:, self.config.attributes.index(name)] = ATTRIBUTES[name].values.index(value)
                     rows.append((f"A, {name}={value}", model.modify(faces, bits, asked, a, recover=False)[0]))
-            anonymized, code, _ = self.write_code(faces, cover)
+            anonymized, _, code, _ = self.write_code(faces, cover)
             right, wrong, _ = self.read_code(anonymized, code, 0.0)
             if code is not None:
                 rows.append(("10 x the code", (anonymized - cover).mul(10).clamp(-1, 1)))

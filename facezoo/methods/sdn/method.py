@@ -35,6 +35,10 @@ class SDN(AttributedMethod):
         """``En(I, P, F)``; see ``AttributedMethod.hide``."""
         return self.networks.en(faces, bits, attributes, features, degrees)[0]
 
+    def bottleneck(self, faces: Tensor, bits: Tensor, attributes: Tensor, features: Tensor) -> Tensor:
+        """See ``AttributedMethod.bottleneck``."""
+        return self.networks.en(faces, bits, attributes, features)[1]
+
     def reveal(
         self, saved: Tensor, bits: Tensor, attributes: Tensor, features: Tensor, phasors: Tensor | None
     ) -> Tensor:

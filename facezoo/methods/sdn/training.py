@@ -95,10 +95,10 @@ class SDNTraining(AttributedTraining):
     # ------------------------------------------------------------------ steps
     def step(self, batch: dict[str, Tensor], phase: Phase, side: Side) -> dict[str, Tensor]:
         """One batch of either side; ``batch`` has uint8 ``image`` ``(B, 3, S, S)`` and ``index`` ``(B,)``."""
-        faces, labels, identity = self.inputs(batch)
+        faces, labels, _ = self.inputs(batch)
         if side == "discriminator":
             return self._judges_batch(batch, faces, labels)
-        return self._networks_batch(batch, faces, labels, identity)
+        return self._networks_batch(batch, faces, labels)
 
     def _judges_batch(self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """EC by (5) and D by (11) and the games' V."""
@@ -142,9 +142,7 @@ class SDNTraining(AttributedTraining):
         right = self.accuracy(attributes, real_labels, self.sizes)
         return self.logged({**logs, "d_id": loss_id, "d_attr": loss_attr, "d_value": value, "attr_accuracy": right})
 
-    def _networks_batch(
-        self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor, identity: Tensor
-    ) -> dict[str, Tensor]:
+    def _networks_batch(self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """En by (8), De by (14), the games (16) and (19)."""
         c = self.config
         position = self.locate(self.batches_seen)[1]
@@ -161,11 +159,12 @@ class SDNTraining(AttributedTraining):
             bits = self.draw_passwords(count, "password")
             wanted = self.draw_requests(x.labels, "request")
             mine = self.with_gaps(labels, "own request")
-            total, logs = faces.new_zeros(()), {}
+            total = faces.new_zeros(())
+            logs: dict[str, Tensor] = {}
 
             # ---- En: the anonymized face Q, y from itself, y back from Q
             cover, latent = self.model.en(faces, bits, wanted, x_features)
-            anonymized, code, change = self.write_code(faces, cover)
+            anonymized, written, code, change = self.write_code(faces, cover)
             same, _ = self.model.en(faces, bits, mine, own)
             back = None
             if c.dual_inference and turn % c.back_every == 0:
@@ -193,7 +192,7 @@ class SDNTraining(AttributedTraining):
 
             # ---- De: right and wrong P on the saved file
             warm_end = max(1.0, 0.1 * c.alternate_batches)
-            saved = self.through_file(anonymized, warm=position < warm_end)
+            saved = self.through_file(written, warm=position < warm_end)
             phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - position / warm_end))
             noise = None
             log_variance = self.posterior.bottleneck_log_variance
@@ -254,7 +253,7 @@ class SDNTraining(AttributedTraining):
             for name in judges:
                 self.networks()[name].requires_grad_(True)
         if isinstance(self.model.extractor, FeatureExtractor):
-            self.refill_bank(own, identity, turn)
+            self.refill_bank(own, batch, turn)
         logs["total"] = total
         return self.logged(logs)
 
@@ -288,7 +287,7 @@ class SDNTraining(AttributedTraining):
                     rows.append((f"A, {name}={value}", model.en(faces, bits, asked, a)[0]))
             own = self.own_features(faces, batch)
             rows.append(("own features", model.en(faces, bits, labels, own)[0]))
-            anonymized, code, _ = self.write_code(faces, cover)
+            anonymized, _, code, _ = self.write_code(faces, cover)
             right, wrong, _ = self.read_code(anonymized, code, 0.0)
             if code is not None:
                 rows.append(("10 x the code", (anonymized - cover).mul(10).clamp(-1, 1)))
