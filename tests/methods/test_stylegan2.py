@@ -311,6 +311,17 @@ def test_growing_follows_the_clock():
     )
 
 
+def test_settings_that_would_fail_late_are_one_line(data, tmp_path):
+    path = recipe(tmp_path, data)
+    with pytest.raises(InputError, match="a batch of 3 pictures a process does not divide into the 2"):
+        train(path, output=tmp_path / "run", accelerator="cpu", overrides=["train.batch_size=3"])
+    module = StyleGAN2Training(TINY)
+    module.on_train_start()
+    module.discriminator.compile()
+    with pytest.raises(InputError, match=r"train\.compile=false"):
+        module.on_train_start()
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

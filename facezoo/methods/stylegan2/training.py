@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, PhasedModule, Side
+from facezoo.errors import InputError
 from facezoo.methods.stylegan2 import losses
 from facezoo.methods.stylegan2.config import StyleGAN2TrainingConfig
 from facezoo.nets.stylegan2 import Discriminator, Generator
@@ -70,6 +71,16 @@ class StyleGAN2Training(PhasedModule):
             for network in (self.generator, self.discriminator)
         ]
 
+    def on_train_start(self) -> None:
+        """Refuses compiled networks before the first batch.
+
+        Raises:
+            InputError: a network was compiled; R1 and path length differentiate a gradient, which compiled code cannot.
+        """
+        super().on_train_start()
+        if any(network._compiled_call_impl is not None for network in self.networks().values()):
+            raise InputError("torch.compile has no second derivatives, which R1 needs: use --set train.compile=false")
+
     # ------------------------------------------------------------------ steps
     def stage(self, batches_seen: int) -> tuple[int, float]:
         """Side of the pictures and part of the newest resolution at a time of the clock."""
@@ -78,10 +89,20 @@ class StyleGAN2Training(PhasedModule):
         return self._sides[phase.name], position / self.config.fade_batches if grown else 1.0
 
     def step(self, batch: dict[str, Tensor], phase: Phase, side: Side) -> dict[str, Tensor]:
-        """One batch; ``batch`` has uint8 ``image`` ``(B, 3, R, R)``."""
+        """One batch; ``batch`` has uint8 ``image`` ``(B, 3, R, R)``.
+
+        Raises:
+            InputError: B is no multiple of the minibatch standard deviation's group.
+        """
         c = self.config
         optimizer_g, optimizer_d = cast(Sequence[Any], self.optimizers())
         size, fade = self.stage(self.batches_seen)
+        count = len(batch["image"])
+        if count % min(count, c.minibatch_std_group):
+            raise InputError(
+                f"a batch of {count} pictures a process does not divide into the {c.minibatch_std_group} of "
+                "minibatch_std_group: change train.batch_size"
+            )
         real = self._real(batch["image"], size)
         logs: dict[str, Tensor] = {}
 
