@@ -221,7 +221,9 @@ class TestLosses:
         x, y = torch.full((2, 3, 4, 4), 0.5), torch.zeros(2, 3, 4, 4)
         networks = LossNetworks(Mean(2.0), Distance(), Mean(4.0))
         expected = 10 * 0.5 + 1 * 0.25 + 0.1 * (2 * 0.5) + 0.01 * (4 * 0.5)
-        assert losses.image_terms(x, y, networks, (10, 1, 0.1, 0.01), {}).tolist() == pytest.approx([expected] * 2)
+        assert losses.image_terms(
+            x, y, networks, (10, 1, 0.1, 0.01), losses.known_of(y, networks)
+        ).tolist() == pytest.approx([expected] * 2)
         none = LossNetworks(None, None, None)
         assert losses.image_terms(x, y, none, (10, 0, 0, 0), {}).tolist() == pytest.approx([5.0] * 2)
 
@@ -508,6 +510,25 @@ class TestTraining:
         assert len(learned) == networks
         columns = (tmp_path / "run" / "log.csv").read_text().splitlines()[0].split(",")
         assert {c.partition("/")[0] for c in columns if "/" in c} == names
+
+    def test_recomputing_changes_nothing(self):
+        batch = {
+            "image": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8),
+            "embedding_sface": torch.ones(2, 128),
+        }
+        results = []
+        for recompute in (False, True):
+            module = IFaditTraining(TINY | {"recompute": recompute}, seed=0)
+            module._identities = functional.normalize(torch.eye(128)[:7] + 0.1, dim=1)
+            faces, identity, latents, made = module._inputs(batch)
+            attributes = module.model.attributes(faces)
+            first, _ = module._disentangle(faces, identity, attributes, latents, made)
+            second, _ = module._transform(faces, identity, attributes)
+            (first + second).backward()
+            results.append({n: p.grad for n, p in module.named_parameters() if p.grad is not None})
+        plain, again = results
+        assert set(plain) == set(again)
+        assert all(torch.allclose(plain[n], again[n], rtol=1e-4, atol=1e-7) for n in plain)
 
     def test_gradients_of_two_processes_average_to_those_of_one(self, monkeypatch):
         """Rank r takes every second face; what is gathered is played back. Both phases' losses at once."""

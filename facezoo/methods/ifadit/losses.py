@@ -75,6 +75,17 @@ def diversity_of_people(mine: Tensor, everyone: Tensor, originals: Tensor, all_o
     return 2 * values - values.detach()
 
 
+@torch.no_grad()
+def known_of(target: Tensor, networks: LossNetworks) -> dict[str, Tensor]:
+    """Landmarks and parse maps of the originals, which every picture of a batch is compared with."""
+    known = {}
+    if networks.landmarks is not None:
+        known["landmarks"] = networks.landmarks(target)
+    if networks.parser is not None:
+        known["parser"] = networks.parser(target)
+    return known
+
+
 def image_terms(
     result: Tensor, target: Tensor, networks: LossNetworks, weights: Sequence[float], known: dict[str, Tensor]
 ) -> Tensor:
@@ -85,7 +96,7 @@ def image_terms(
         target: The original.
         networks: Landmarks, LPIPS and parser; one with a weight of 0 may be None.
         weights: Of L1, LPIPS, landmarks and parser, equation (21).
-        known: What the originals' landmarks and parse maps are, filled here; give the same dict for one batch.
+        known: The originals' landmarks and parse maps, of ``known_of``.
 
     Returns:
         ``(B,)``.
@@ -94,12 +105,8 @@ def image_terms(
     if weights[1] > 0 and networks.lpips is not None:
         total = total + weights[1] * networks.lpips(result, target)
     if weights[2] > 0 and networks.landmarks is not None:
-        if "landmarks" not in known:
-            known["landmarks"] = networks.landmarks(target).detach()
         total = total + weights[2] * absolute(networks.landmarks(result), known["landmarks"])
     if weights[3] > 0 and networks.parser is not None:
-        if "parser" not in known:
-            known["parser"] = networks.parser(target).detach()
         difference = networks.parser(result) - known["parser"]
         # The norm of a zero vector has no gradient.
         total = total + weights[3] * (difference.square().flatten(1).mean(1) + 1e-12).sqrt()

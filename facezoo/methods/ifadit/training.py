@@ -11,7 +11,7 @@ both phases a part of the batch may be drawn by the generator (``generated_share
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from facezoo.core.batches import PackedBatches
 from facezoo.core.configuration import build_strict
@@ -198,12 +199,12 @@ class IFaditTraining(PhasedModule):
 
         drawn = model.latents(target, attributes)
         small = model.shrink(faces)
-        painted = model.draw(drawn)
+        painted = self._frozen(model.draw, drawn)
         shown = torch.lerp(small, painted, model.generator_mask) if c.masked else painted
         vq = (losses.visual_quality(shown, small) * own).sum() / n_own
         result = model.enlarge(painted)
         result = model.blend(faces, result) if c.masked else result
-        embedding = self.recogniser(result)
+        embedding = self._frozen(self.recogniser, result)
         ident = losses.absolute(embedding, target).mean()
         dissimilar = losses.dissimilar(embedding, target)
         total = c.lambda_vq * vq + c.lambda_id * ident + c.lambda_id_cosine * dissimilar.mean()
@@ -243,17 +244,18 @@ class IFaditTraining(PhasedModule):
             other_key = model.key_vector(self.share(noise[1:]))
 
         transformed = model.transform(identity, key)
-        anonymized = self._finished(faces, model.paint(transformed, attributes))
+        anonymized = self._finished(faces, self._paint(transformed, attributes))
         saved = losses.to_8_bit(anonymized)
-        read = self.recogniser(saved)
-        second = self._finished(faces, model.paint(model.transform(identity, other_key), attributes))
-        second_read = self.recogniser(second)
+        read = self._frozen(self.recogniser, saved)
+        second = self._finished(faces, self._paint(model.transform(identity, other_key), attributes))
+        second_read = self._frozen(self.recogniser, second)
 
-        attributes_again = model.attributes(saved)
+        attributes_again = self._frozen(model.attributes, saved)
         compensated = model.compensate(read)
-        recovered = self._finished(saved, model.paint(model.undo(compensated, key), attributes_again))
-        wrong = self._finished(saved, model.paint(model.undo(compensated, other_key), attributes_again))
-        recovered_identity, wrong_identity = self.recogniser(recovered), self.recogniser(wrong)
+        recovered = self._finished(saved, self._paint(model.undo(compensated, key), attributes_again))
+        wrong = self._finished(saved, self._paint(model.undo(compensated, other_key), attributes_again))
+        recovered_identity = self._frozen(self.recogniser, recovered)
+        wrong_identity = self._frozen(self.recogniser, wrong)
 
         anonymity = (losses.similar(read, identity).mean() + losses.similar(second_read, identity).mean()) / 2
         people = losses.diversity_of_people(read, self._gather(read), identity, self._gather(identity)).mean()
@@ -274,13 +276,27 @@ class IFaditTraining(PhasedModule):
         if c.lambda_compensate > 0:
             total = total + c.lambda_compensate * missed
         if c.lambda_img > 0:
-            known: dict[str, Tensor] = {}
-            image = losses.image_terms(recovered, faces, networks, c.recovered_weights, known)
-            for picture, share in ((anonymized, 0.5), (second, 0.5), (wrong, 1.0)):
-                image = image + share * losses.image_terms(picture, faces, networks, c.changed_weights, known)
+            known = losses.known_of(faces, networks)
+
+            def terms(picture: Tensor, weights: tuple[float, ...]) -> Tensor:
+                return self._frozen(lambda p: losses.image_terms(p, faces, networks, weights, known), picture)
+
+            image = terms(recovered, c.recovered_weights) + terms(wrong, c.changed_weights)
+            # Two anonymized pictures stand for the one of the paper.
+            image = image + (terms(anonymized, c.changed_weights) + terms(second, c.changed_weights)) / 2
             logs["image"] = image.mean()
             total = total + c.lambda_img * logs["image"]
         return total, logs
+
+    def _frozen(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+        """A network that gradients go through; with ``recompute`` its inner maps are not kept."""
+        if self.config.recompute and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(function, *inputs, use_reentrant=False))
+        return function(*inputs)
+
+    def _paint(self, identity: Tensor, attributes: Tensor) -> Tensor:
+        """G(M(z, a)) at the size of crops."""
+        return self._frozen(self.model.paint, identity, attributes)
 
     def _finished(self, faces: Tensor, painted: Tensor) -> Tensor:
         """What the losses see of a painted picture: as it is used, or as it is painted."""
