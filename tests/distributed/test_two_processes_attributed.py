@@ -19,8 +19,8 @@ from tests.methods.test_mfm import PAPER_WAY as MFM
 from tests.methods.test_sdn import PAPER_WAY as SDN
 
 CASES = {
-    "sdn": (SDNTraining, {**SDN, "alternate_batches": 3, "learning_rate": 1e-5, "extractor_learning_rate": 1e-5}),
-    "mfm": (MfMTraining, {**MFM, "discriminator_ratio": 2, "modify_batches": 3, "learning_rate": 1e-5}),
+    "sdn": (SDNTraining, {**SDN, "alternate_batches": 3, "learning_rate": 0.0001, "extractor_learning_rate": 0.0001}),
+    "mfm": (MfMTraining, {**MFM, "discriminator_ratio": 2, "modify_batches": 3, "learning_rate": 0.0001}),
 }
 """The papers' way: the learned extractor's features, and the bank that is mixed from people of both processes."""
 
