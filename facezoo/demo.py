@@ -180,12 +180,12 @@ def _learned_models(wanted: Sequence[str], notes: list[str]) -> list[str]:
     if wanted:
         return list(wanted)
     bundled = [model for model in list_models() if model.kind == "learned"]
-    for model in bundled:
-        if model.status == "no checkpoint":
-            notes.append(
-                f"{model.name} is NOT shown: no trained checkpoint of it is bundled with this facezoo; train one with "
-                "`facezoo train` and show it with `facezoo demo --model FOLDER`"
-            )
+    missing = [model.name for model in bundled if model.status == "no checkpoint"]
+    if missing:
+        notes.append(
+            f"not shown, because no trained checkpoint is bundled: {', '.join(missing)}; train one with `facezoo "
+            "train` and show it with `facezoo demo --model FOLDER`"
+        )
     return [model.name for model in bundled if model.status != "no checkpoint"]
 
 
@@ -425,7 +425,8 @@ def _close_ups(page: _Page, rows: list[DemoRow], points: npt.NDArray[Any]) -> No
     """The faces enlarged: a line a person, a column a step."""
     inner = _SHEET_WIDTH - 2 * _MARGIN
     gap = 20
-    side = (inner - (len(rows) - 1) * gap) // len(rows)
+    shown = max(5, len(rows))  # columns of one size on the whole sheet
+    side = (inner - (shown - 1) * gap) // shown
     font = _font(22)
     page.y += 8
     for column, row in enumerate(rows):
@@ -492,7 +493,7 @@ def _story(page: _Page, x: int, y: int, width: int, notes: list[str]) -> None:
             _SOFT,
         ),
     ]
-    lines += [(f"Note: {note}.", 22, _BAD if "NOT" in note else _SOFT) for note in notes]
+    lines += [(f"Note: {note}.", 22, _SOFT) for note in notes]
     at = y
     for text, size, colour in lines:
         font = _font(size)
