@@ -59,13 +59,19 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
     if info is not None:
         facts += [("reversible", "yes" if info.reversible else "no"), ("key", "required" if info.requires_key else "-")]
     lines += ["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in facts), ""]
+    if info is None or info.uses_key:
+        usage = [
+            'key = facezoo.Key.from_file("my.key")',
+            'anonymizer.anonymize("group.jpg", key=key).save("group.anon.png")',
+        ]
+    else:
+        usage = ['anonymizer.anonymize("group.jpg").save("group.anon.png")']
     lines += [
         "```python",
         "import facezoo",
         "",
         f'anonymizer = facezoo.from_pretrained("{manifest["name"]}")',
-        'key = facezoo.Key.from_file("my.key")',
-        'anonymizer.anonymize("group.jpg", key=key).save("group.anon.png")',
+        *usage,
         *(['anonymizer.recover("group.anon.png", key=key).save("group.back.png")'] if info and info.reversible else []),
         "```",
         "",
