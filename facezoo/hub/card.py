@@ -21,7 +21,7 @@ from typing import Any, Final
 from facezoo.errors import CheckpointError, FacezooError, InputError
 from facezoo.files import atomic_write
 from facezoo.hub.manifest import CHECKPOINTS, MANIFEST_NAME, read_manifest
-from facezoo.registry import list_methods
+from facezoo.registry import MethodInfo, list_methods
 
 __all__ = ["card_text", "main", "write_cards"]
 
@@ -63,7 +63,7 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
     if generator:
         lines += ["```bash", f"facezoo generate --model {manifest['name']} -o people/ --count 16 --seed 1", "```", ""]
     else:
-        lines += _anonymizing(manifest["name"], reversible=info is not None and info.reversible)
+        lines += _anonymizing(manifest["name"], info)
     sections: Mapping[str, Any] = manifest["card"]
     titles = [title for title in _ORDER if title in sections] + sorted(set(sections) - set(_ORDER))
     for title in titles:
@@ -82,16 +82,18 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _anonymizing(name: str, *, reversible: bool) -> list[str]:
+def _anonymizing(name: str, info: MethodInfo | None) -> list[str]:
     """How an anonymizer is used, as Python."""
+    keyed = info is None or info.uses_key
+    given = ", key=key" if keyed else ""
     return [
         "```python",
         "import facezoo",
         "",
         f'anonymizer = facezoo.from_pretrained("{name}")',
-        'key = facezoo.Key.from_file("my.key")',
-        'anonymizer.anonymize("group.jpg", key=key).save("group.anon.png")',
-        *(['anonymizer.recover("group.anon.png", key=key).save("group.back.png")'] if reversible else []),
+        *(['key = facezoo.Key.from_file("my.key")'] if keyed else []),
+        f'anonymizer.anonymize("group.jpg"{given}).save("group.anon.png")',
+        *(['anonymizer.recover("group.anon.png", key=key).save("group.back.png")'] if info and info.reversible else []),
         "```",
         "",
     ]
