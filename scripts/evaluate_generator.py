@@ -167,7 +167,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         results = evaluate(arguments)
-        text = json.dumps(results, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        text = json.dumps(results, indent=1) + "\n"
         atomic_write(arguments.output, text.encode(), overwrite=True, make_parents=True)
     except FacezooError as error:
         print(f"facezoo: error: {error}", file=sys.stderr)

@@ -102,9 +102,9 @@ def publish(exported: Path, evaluation: Path | None, root: Path = ROOT) -> Path:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{evaluation} is no evaluation.json of facezoo evaluate ({error!r})") from error
         kept = root / "MODEL_CARDS" / "results" / f"{name}.json"
-        atomic_write(
-            kept, (json.dumps(results, indent=1, sort_keys=True) + "\n").encode(), overwrite=True, make_parents=True
-        )
+        # The tables of a generator's results are shown with their columns in the order of the file.
+        text = json.dumps(results, indent=1, sort_keys="facezoo_evaluation" in results) + "\n"
+        atomic_write(kept, text.encode(), overwrite=True, make_parents=True)
     folder = root / "checkpoints" / name
     write_checkpoint(folder, manifest, load_networks(exported, manifest), overwrite=True)
     registry = registry_file.registry_text(root / "checkpoints")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from facezoo.nets.stylegan2.config import StyleGAN2Config
 
@@ -43,6 +44,8 @@ class StyleGAN2TrainingConfig:
         path_decay: Decay of the mean path length (paper: .99).
         path_share: Part of the batch that the path-length penalty draws (paper's code: half).
         mirror: Whether real pictures are mirrored by chance.
+        sampling_noise: Noise maps of the people that are drawn after training: "const", the stored ones (paper's
+            code), or "none", where training was too short for the noise to have become fine detail.
         ada_target: Sign of D(real) that adaptive augmentation holds (ADA: .6); 0 leaves augmentation out.
         ada_pictures: Pictures after which the strength may go from 0 to 1 (ADA: 500k).
         ada_every: Batches between changes of the strength (ADA: 4).
@@ -74,6 +77,7 @@ class StyleGAN2TrainingConfig:
     path_decay: float = 0.99
     path_share: float = 0.5
     mirror: bool = True
+    sampling_noise: Literal["const", "none"] = "const"
     ada_target: float = 0.0
     ada_pictures: int = 500_000
     ada_every: int = 4

@@ -15,6 +15,7 @@ from facezoo.errors import CheckpointError, InputError
 from facezoo.methods.base import PeopleGenerator
 from facezoo.methods.stylegan2.config import StyleGAN2TrainingConfig
 from facezoo.nets.stylegan2 import Generator
+from facezoo.nets.stylegan2.generator import Noise
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -24,11 +25,13 @@ class StyleGAN2(PeopleGenerator):
 
     Args:
         network: Averaged weights of the training.
+        noise: Noise maps of every picture, "const" or "none".
     """
 
     name: ClassVar[str] = "stylegan2"
 
-    def __init__(self, network: Generator) -> None:
+    def __init__(self, network: Generator, noise: Noise = "const") -> None:
+        self.noise = noise
         self.network = network.eval().requires_grad_(False)
         self.size = network.config.resolution
         self.device = torch.device("cpu")
@@ -51,7 +54,7 @@ class StyleGAN2(PeopleGenerator):
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{path} does not fit its config ({reason}); get a fresh copy") from error
-        return cls(network)
+        return cls(network, config.sampling_noise)
 
     def to(self, device: torch.device | str) -> Self:
         """Moves the network. Returns the generator itself."""
@@ -61,11 +64,11 @@ class StyleGAN2(PeopleGenerator):
 
     @torch.no_grad()
     def person(self, seed: int, truncation: float) -> Tensor:
-        """See `PeopleGenerator.person`; z comes from the seed on the CPU, the noise maps are the stored ones."""
+        """See `PeopleGenerator.person`; z comes from the seed, drawn on the CPU."""
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _LARGEST_SEED:
             raise InputError(f"a seed is a whole number from 0 to {_LARGEST_SEED}, not {seed!r}")
         if not 0 <= truncation <= 1:
             raise InputError(f"truncation must be from 0 to 1, not {truncation}")
         z = torch.randn(1, self.network.config.z_dim, generator=torch.Generator().manual_seed(seed))
-        picture = self.network(z.to(self.device), truncation)[0]
+        picture = self.network(z.to(self.device), truncation, noise=self.noise)[0]
         return picture.float().clamp(-1, 1).cpu()

@@ -218,7 +218,7 @@ class StyleGAN2Training(PhasedModule):
         z = torch.randn(3 * count, self.config.z_dim, generator=torch.Generator().manual_seed(7)).to(self.device)
 
         def draw(ws: Tensor) -> Tensor:
-            return cast(Tensor, generator.synthesis(ws, resolution=size, fade=fade))
+            return cast(Tensor, generator.synthesis(ws, self.config.sampling_noise, resolution=size, fade=fade))
 
         real = batch["image"].float().div(127.5).sub(1)
         rows = [("real", functional.interpolate(real, size=(size, size), mode="area"))]
