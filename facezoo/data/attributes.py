@@ -1,50 +1,34 @@
-"""The vocabulary of face attributes that SDN and MfM are steered by, and where their labels come from.
+"""The vocabulary of face attributes that SDN and MfM are steered by: requests, and what contradicts what.
 
 Identity-related attributes (sex, age, expression) say something about who is seen; style-related ones (hair colour,
 skin colour) how. A request names attributes and values: ``{"smiling": "yes", "hair": "blond"}``; an attribute that is
 not named is left to the network.
 
-Labels of a packed set: the array ``attribute_<name>`` (int16, the value's index, -1 unknown), or else what can be read
-from the arrays ``sex``, ``age`` and ``expression``. Where the labels come from, and how often they agree with what is
-known, stands in the set's metadata under ``attributes`` (``facezoo label`` writes both).
-
-Imports no torch.
+Labels of pictures: ``facezoo.data.labels``. Imports the standard library only: options and the command line use it.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-import numpy as np
-import numpy.typing as npt
-
-from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError, UnknownNameError
 
 __all__ = [
     "ATTRIBUTES",
     "Attribute",
-    "LabelSource",
+    "check_known",
     "conflicts",
     "format_request",
-    "label_field",
-    "labels_of",
     "parse_request",
-    "read_label_csv",
     "request_indices",
     "resolve",
     "value_count",
 ]
 
 Kind = Literal["identity", "style"]
-Labels = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -80,8 +64,6 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
 }
 """Every attribute that can be labelled. A checkpoint knows those that it was trained with."""
 
-_AGE_ENDS: Final = (16, 35, 55)
-
 _CONFLICTS: Final[tuple[tuple[tuple[str, str], tuple[str, str], str], ...]] = (
     (("mustache", "yes"), ("sex", "female"), "a mustache on a female face"),
     (("beard", "yes"), ("sex", "female"), "a beard on a female face"),
@@ -93,7 +75,12 @@ _CONFLICTS: Final[tuple[tuple[tuple[str, str], tuple[str, str], str], ...]] = (
 the identity-related one: "the less unreasonable face")."""
 
 
-def _known(names: Iterable[str], name: str, what: str) -> None:
+def check_known(names: Iterable[str], name: str, what: str) -> None:
+    """Refuses a name that does not exist, with the choices and the nearest.
+
+    Raises:
+        UnknownNameError: it does not.
+    """
     choices = list(names)
     if name not in choices:
         near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
@@ -119,8 +106,8 @@ def parse_request(text: str | Sequence[str] | Mapping[str, str] | None) -> dict[
         name, separator, value = (piece.strip().lower() for piece in part.partition("="))
         if not separator or not name or not value:
             raise InputError(f"attribute {part!r}: write NAME=VALUE, such as smiling=yes")
-        _known(ATTRIBUTES, name, "attribute")
-        _known(ATTRIBUTES[name].values, value, f"value of {name}")
+        check_known(ATTRIBUTES, name, "attribute")
+        check_known(ATTRIBUTES[name].values, value, f"value of {name}")
         if found.get(name, value) != value:
             raise InputError(f"contradictory attributes: {name}={found[name]} and {name}={value}; give one of them")
         found[name] = value
@@ -197,138 +184,5 @@ def request_indices(request: Mapping[str, str], names: Sequence[str]) -> list[in
         UnknownNameError: an attribute that this checkpoint does not know; lists those that it knows.
     """
     for name in request:
-        _known(names, name, "attribute of this checkpoint called")
+        check_known(names, name, "attribute of this checkpoint called")
     return [ATTRIBUTES[name].values.index(request[name]) if name in request else -1 for name in names]
-
-
-# --------------------------------------------------------------------------------------------------------------- labels
-
-
-@dataclass(frozen=True)
-class LabelSource:
-    """Where the labels of one attribute come from.
-
-    Attributes:
-        source: a sentence.
-        known: share of the pictures with a label.
-        agreement: share of agreement with independent labels where both exist; None where there are none.
-        compared: how many pictures that was measured on.
-    """
-
-    source: str
-    known: float
-    agreement: float | None = None
-    compared: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {
-            "source": self.source,
-            "known": round(self.known, 4),
-            "agreement": None if self.agreement is None else round(self.agreement, 4),
-            "compared": self.compared,
-        }
-
-
-def label_field(name: str) -> str:
-    """Name of the packed array that holds an attribute's labels."""
-    return f"attribute_{name}"
-
-
-def _from_own_arrays(faces: PackedFaces, name: str) -> Labels | None:
-    """Labels that the set's plain arrays give."""
-    if name == "sex" and "sex" in faces:
-        return np.asarray(faces.array("sex"), dtype=np.int16)
-    if name == "age" and "age" in faces:
-        years = np.asarray(faces.array("age"), dtype=np.int16)
-        return np.where(years < 0, -1, np.digitize(years, _AGE_ENDS)).astype(np.int16)
-    if name == "smiling" and "expression" in faces and "expressions" in faces.metadata:
-        words = json.loads(faces.metadata["expressions"])
-        if "happiness" not in words:
-            return None
-        happy = words.index("happiness")
-        rest = [words.index(w) for w in ("neutral", "anger", "sadness", "contempt") if w in words]
-        values = np.asarray(faces.array("expression"))
-        return np.where(values == happy, 1, np.where(np.isin(values, rest), 0, -1)).astype(np.int16)
-    return None
-
-
-def labels_of(faces: PackedFaces, names: Sequence[str]) -> Labels:
-    """Labels of a packed set, ``(N, A)`` int16: index of the value, -1 unknown.
-
-    Raises:
-        InputError: an attribute of which no label exists, or a label that is no value of its attribute.
-    """
-    columns = []
-    for name in names:
-        if name not in ATTRIBUTES:
-            raise InputError(f"there is no attribute {name!r}; choices: {', '.join(ATTRIBUTES)}")
-        field = label_field(name)
-        column = np.asarray(faces.array(field), dtype=np.int16) if field in faces else _from_own_arrays(faces, name)
-        if column is None or not (column >= 0).any():
-            raise InputError(
-                f"{faces.path} has no labels of {name}; make them with: facezoo label {faces.path} --measure "
-                "(or --csv FILE)"
-            )
-        if column.ndim != 1 or int(column.min()) < -1 or int(column.max()) >= len(ATTRIBUTES[name].values):
-            raise InputError(f"{faces.path}: {field} has labels that are no value of {name}; label the set again")
-        columns.append(column)
-    return np.stack(columns, axis=1) if columns else np.zeros((len(faces), 0), np.int16)
-
-
-def read_label_csv(path: str | os.PathLike[str], files: Sequence[str]) -> dict[str, Labels]:
-    """A user's table of labels: column ``file`` and one column an attribute; an empty cell is an unknown label.
-
-    Args:
-        path: the csv file, UTF-8.
-        files: the set's files, in order; every one must have exactly one row.
-
-    Returns:
-        Attribute -> labels ``(N,)``.
-
-    Raises:
-        InputError: unreadable, no ``file`` column, unknown columns or values, missing, repeated or foreign rows.
-    """
-    where = Path(path)
-    try:
-        with where.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = list(reader.fieldnames or [])
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 csv"
-        raise InputError(f"cannot read the labels {where}: {reason}") from error
-    if "file" not in columns:
-        raise InputError(
-            f"{where} needs a column 'file' that names the pictures; it has: {', '.join(columns) or 'none'}"
-        )
-    names = [column for column in columns if column != "file"]
-    if not names:
-        raise InputError(f"{where} has no column of an attribute; choices: {', '.join(ATTRIBUTES)}")
-    for name in names:
-        _known(ATTRIBUTES, name, f"attribute in {where.name} called")
-    position = {name: index for index, name in enumerate(files)}
-    labels = {name: np.full(len(files), -2, dtype=np.int16) for name in names}
-    for line, row in enumerate(rows, start=2):
-        file = row["file"]
-        if file not in position:
-            raise InputError(
-                f"{where}, line {line}: {file!r} is no picture of the set; its names look like {files[0]!r}"
-            )
-        index = position[file]
-        for name in names:
-            text = (row[name] or "").strip().lower()
-            if labels[name][index] != -2:
-                raise InputError(f"{where}, line {line}: {file!r} has two rows; leave one")
-            if text and text not in ATTRIBUTES[name].values:
-                allowed = ", ".join(ATTRIBUTES[name].values)
-                raise InputError(f"{where}, line {line}: {name} cannot be {text!r}; write one of {allowed}, or nothing")
-            labels[name][index] = ATTRIBUTES[name].values.index(text) if text else -1
-    missing = [file for file in files if labels[names[0]][position[file]] == -2]
-    if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise InputError(
-            f"{where} has no row for {len(missing)} of {len(files)} pictures ({shown}); add them "
-            "(an empty cell stands for unknown)"
-        )
-    return labels

@@ -11,12 +11,11 @@ from facezoo.data import labelling
 from facezoo.data.attributes import (
     ATTRIBUTES,
     format_request,
-    labels_of,
     parse_request,
-    read_label_csv,
     request_indices,
     resolve,
 )
+from facezoo.data.labels import labels_of, read_label_csv
 from facezoo.data.packed import PackedFaces, write_packed
 from facezoo.errors import InputError, RecordError, UnknownNameError
 from facezoo.keys import Key
