@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facezoo.core.sheets import save_sheet
-from facezoo.data.attribute_labels import labels_of
 from facezoo.data.attributes import ATTRIBUTES
+from facezoo.data.labels import labels_of
 from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError, OutputError
 from facezoo.files import check_output

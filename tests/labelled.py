@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from facezoo.data.attribute_labels import label_field
 from facezoo.data.attributes import ATTRIBUTES
+from facezoo.data.labels import label_field
 from facezoo.data.packed import write_packed
 
 NAMES = ("sex", "smiling", "hair")

@@ -1,10 +1,10 @@
-"""The vocabulary of face attributes that SDN and MfM are steered by.
+"""The vocabulary of face attributes that SDN and MfM are steered by: requests, and what contradicts what.
 
 Identity-related attributes (sex, age, expression) say something about who is seen; style-related ones (hair colour,
 skin colour) how. A request names attributes and values: ``{"smiling": "yes", "hair": "blond"}``; an attribute that is
 not named is left to the network.
 
-Imports neither torch nor numpy: the command line checks requests with it. Labels are in `attribute_labels`.
+Labels of pictures: ``facezoo.data.labels``. Imports the standard library only: options and the command line use it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from facezoo.errors import InputError, UnknownNameError
 __all__ = [
     "ATTRIBUTES",
     "Attribute",
+    "check_known",
     "conflicts",
     "format_request",
     "parse_request",
@@ -63,7 +64,6 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
 }
 """Every attribute that can be labelled. A checkpoint knows those that it was trained with."""
 
-
 _CONFLICTS: Final[tuple[tuple[tuple[str, str], tuple[str, str], str], ...]] = (
     (("mustache", "yes"), ("sex", "female"), "a mustache on a female face"),
     (("beard", "yes"), ("sex", "female"), "a beard on a female face"),
@@ -75,8 +75,12 @@ _CONFLICTS: Final[tuple[tuple[tuple[str, str], tuple[str, str], str], ...]] = (
 the identity-related one: "the less unreasonable face")."""
 
 
-def known_names(names: Iterable[str], name: str, what: str) -> None:
-    """Raises UnknownNameError, with the nearest name and all choices, unless ``name`` is one of them."""
+def check_known(names: Iterable[str], name: str, what: str) -> None:
+    """Refuses a name that does not exist, with the choices and the nearest.
+
+    Raises:
+        UnknownNameError: it does not.
+    """
     choices = list(names)
     if name not in choices:
         near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
@@ -102,8 +106,8 @@ def parse_request(text: str | Sequence[str] | Mapping[str, str] | None) -> dict[
         name, separator, value = (piece.strip().lower() for piece in part.partition("="))
         if not separator or not name or not value:
             raise InputError(f"attribute {part!r}: write NAME=VALUE, such as smiling=yes")
-        known_names(ATTRIBUTES, name, "attribute")
-        known_names(ATTRIBUTES[name].values, value, f"value of {name}")
+        check_known(ATTRIBUTES, name, "attribute")
+        check_known(ATTRIBUTES[name].values, value, f"value of {name}")
         if found.get(name, value) != value:
             raise InputError(f"contradictory attributes: {name}={found[name]} and {name}={value}; give one of them")
         found[name] = value
@@ -180,8 +184,5 @@ def request_indices(request: Mapping[str, str], names: Sequence[str]) -> list[in
         UnknownNameError: an attribute that this checkpoint does not know; lists those that it knows.
     """
     for name in request:
-        known_names(names, name, "attribute of this checkpoint called")
+        check_known(names, name, "attribute of this checkpoint called")
     return [ATTRIBUTES[name].values.index(request[name]) if name in request else -1 for name in names]
-
-
-# --------------------------------------------------------------------------------------------------------------- labels

@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from facezoo.data.attribute_labels import Labels, LabelSource, from_own_arrays, label_field, read_label_csv
 from facezoo.data.attributes import ATTRIBUTES
+from facezoo.data.labels import Labels, LabelSource, label_field, own_labels, read_label_csv
 from facezoo.data.packed import PackedFaces, rewrite_packed
 from facezoo.errors import InputError
 
@@ -229,7 +229,7 @@ def _measure(
             sources[name] = LabelSource(source, float((found[name] >= 0).mean()), agreement, count)
     features: npt.NDArray[np.float32] | None = None
     for name in _PROBED:
-        true = None if name in given else from_own_arrays(faces, name)
+        true = None if name in given else own_labels(faces, name)
         if true is None or int((true >= 0).sum()) < 50:
             continue
         if features is None:

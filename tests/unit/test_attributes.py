@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from facezoo.data import labelling
-from facezoo.data.attribute_labels import labels_of, read_label_csv
-from facezoo.data.attributes import ATTRIBUTES, format_request, parse_request, request_indices, resolve
+from facezoo.data.attributes import (
+    ATTRIBUTES,
+    format_request,
+    parse_request,
+    request_indices,
+    resolve,
+)
+from facezoo.data.labels import labels_of, read_label_csv
 from facezoo.data.packed import PackedFaces, write_packed
 from facezoo.errors import InputError, RecordError, UnknownNameError
 from facezoo.keys import Key

@@ -23,9 +23,9 @@ from tqdm import tqdm
 from facezoo.core import saved_file
 from facezoo.core.batches import PackedBatches
 from facezoo.core.phases import PhasedModule
-from facezoo.data.attribute_labels import labels_of
 from facezoo.data.attributes import ATTRIBUTES
 from facezoo.data.embeddings import ensure_embeddings
+from facezoo.data.labels import labels_of
 from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError
 from facezoo.methods.attributed.config import AttributedConfig

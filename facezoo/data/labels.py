@@ -1,8 +1,10 @@
-"""Labels of attributes in a packed set: which arrays hold them, where they come from, and a user's own csv.
+"""Attribute labels of a packed set: where they are read from, and a user's table of them.
 
-Labels of a packed set: the array ``attribute_<name>`` (int16, the value's index, -1 unknown), or else what can be read
-from the arrays ``sex``, ``age`` and ``expression``. Where the labels come from, and how often they agree with what is
+The labels of an attribute are the array ``attribute_<name>`` (int16, the value's index, -1 unknown), or else what can
+be read from the arrays ``sex``, ``age`` and ``expression``. Where they come from, and how often they agree with what is
 known, stands in the set's metadata under ``attributes`` (``facezoo label`` writes both).
+
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from facezoo.data.attributes import ATTRIBUTES, known_names
+from facezoo.data.attributes import ATTRIBUTES, check_known
 from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError
+
+__all__ = ["LabelSource", "Labels", "label_field", "labels_of", "own_labels", "read_label_csv"]
 
 Labels = npt.NDArray[np.int16]
 
@@ -58,7 +62,7 @@ def label_field(name: str) -> str:
     return f"attribute_{name}"
 
 
-def from_own_arrays(faces: PackedFaces, name: str) -> Labels | None:
+def own_labels(faces: PackedFaces, name: str) -> Labels | None:
     """Labels that the set's plain arrays give."""
     if name == "sex" and "sex" in faces:
         return np.asarray(faces.array("sex"), dtype=np.int16)
@@ -87,7 +91,7 @@ def labels_of(faces: PackedFaces, names: Sequence[str]) -> Labels:
         if name not in ATTRIBUTES:
             raise InputError(f"there is no attribute {name!r}; choices: {', '.join(ATTRIBUTES)}")
         field = label_field(name)
-        column = np.asarray(faces.array(field), dtype=np.int16) if field in faces else from_own_arrays(faces, name)
+        column = np.asarray(faces.array(field), dtype=np.int16) if field in faces else own_labels(faces, name)
         if column is None or not (column >= 0).any():
             raise InputError(
                 f"{faces.path} has no labels of {name}; make them with: facezoo label {faces.path} --measure "
@@ -129,7 +133,7 @@ def read_label_csv(path: str | os.PathLike[str], files: Sequence[str]) -> dict[s
     if not names:
         raise InputError(f"{where} has no column of an attribute; choices: {', '.join(ATTRIBUTES)}")
     for name in names:
-        known_names(ATTRIBUTES, name, f"attribute in {where.name} called")
+        check_known(ATTRIBUTES, name, f"attribute in {where.name} called")
     position = {name: index for index, name in enumerate(files)}
     labels = {name: np.full(len(files), -2, dtype=np.int16) for name in names}
     for line, row in enumerate(rows, start=2):
