@@ -168,7 +168,7 @@ class MfMTraining(AttributedTraining):
             anonymized, written, code, change = self.write_code(faces, cover)
             warm_end = max(1.0, 0.1 * c.modify_batches)
             saved = self.through_file(written, warm=position < warm_end)
-            phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - position / warm_end))
+            phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - position / (3 * warm_end)))
             noise = None
             log_variance = self.posterior.bottleneck_log_variance
             if c.lambda_recovery:

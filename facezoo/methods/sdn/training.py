@@ -193,7 +193,7 @@ class SDNTraining(AttributedTraining):
             # ---- De: right and wrong P on the saved file
             warm_end = max(1.0, 0.1 * c.alternate_batches)
             saved = self.through_file(written, warm=position < warm_end)
-            phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - position / warm_end))
+            phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - position / (3 * warm_end)))
             noise = None
             log_variance = self.posterior.bottleneck_log_variance
             if c.lambda_recovery:
