@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from facezoo.concealment.register import open_text, seal_text
 from facezoo.data import labelling
 from facezoo.data.attributes import (
     ATTRIBUTES,
@@ -21,7 +22,6 @@ from facezoo.errors import InputError, RecordError, UnknownNameError
 from facezoo.keys import Key
 from facezoo.methods.mfm.options import MfMOptions
 from facezoo.methods.sdn.options import SDNOptions
-from facezoo.privacy.register import open_text, seal_text
 from tests.labelled import NAMES, labelled_set
 
 KEY, OTHER = Key.from_bytes(bytes(range(32))), Key.from_bytes(bytes(range(1, 33)))

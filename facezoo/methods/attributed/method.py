@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facezoo.concealment import placement
+from facezoo.concealment.register import open_text, seal_text
 from facezoo.core.configuration import build_strict
 from facezoo.data.attributes import ATTRIBUTES, request_indices
 from facezoo.errors import CheckpointError, InputError, KeyMaterialError
@@ -25,7 +26,6 @@ from facezoo.methods.attributed.options import AttributedOptions
 from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_faces
 from facezoo.methods.options import Options
 from facezoo.nets.dosgan import FeatureExtractor
-from facezoo.privacy.register import open_text, seal_text
 from facezoo.recognition import load_recogniser
 
 
