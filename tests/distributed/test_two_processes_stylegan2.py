@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import socket
 import subprocess
@@ -50,12 +51,13 @@ def test_stylegan2(tmp_path: Path, repository: Path):
     start = StyleGAN2Training(config, seed=0).state_dict()
     for name in ("path_mean", "ada.strength", "ada.counted", "generator.w_mean"):
         assert torch.allclose(two["state_dict"][name], one["state_dict"][name], rtol=1e-3, atol=1e-5), name
-    log = (tmp_path / "run2" / "log.csv").read_text()
-    assert "ada" in log
+    with (tmp_path / "run2" / "log.csv").open() as stream:
+        strengths = [float(row["grow8/ada"] or row["train/ada"]) for row in csv.DictReader(stream)]
+    assert sum(strength > 0 for strength in strengths) >= 2, "the augmentation took part"
     for network in ("generator", "discriminator"):
         names = [n for n, v in start.items() if n.startswith(f"{network}.") and v.is_floating_point()]
         weights = [torch.cat([s[n].flatten() for n in names]) for s in (start, one["state_dict"], two["state_dict"])]
         moved = (weights[1] - weights[0]).norm()
         assert moved > 0
-        # Adam without momentum turns rounding in a small gradient into a whole step; about 1 % of the way was measured.
-        assert (weights[2] - weights[1]).norm() < 0.1 * moved, network
+        # 2e-6 of the way was measured; gradients, noise or groups that differ make it about as large as the way itself.
+        assert (weights[2] - weights[1]).norm() < 1e-3 * moved, network

@@ -7,6 +7,8 @@ the stored filter applied by zeros, padding and a convolution.
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from facezoo.errors import CheckpointError
+from facezoo.generate import load_generator
 from facezoo.methods.stylegan2.published import read_published
 from facezoo.nets.stylegan2 import Discriminator, Generator, StyleGAN2Config
 from facezoo.nets.stylegan2.discriminator import minibatch_std
@@ -23,8 +26,8 @@ from facezoo.nets.stylegan2.published import (
     export_discriminator,
     export_generator,
     layout_of,
-    load_discriminator,
-    load_generator,
+    load_published_discriminator,
+    load_published_generator,
 )
 
 SMALL = StyleGAN2Config(resolution=16, z_dim=6, w_dim=5, mapping_layers=3, channel_base=128, channel_max=12)
@@ -180,7 +183,7 @@ def logits(state: dict[str, Tensor], pictures: Tensor, layout: str) -> Tensor:
 @both_layouts
 def test_a_published_file_draws_what_its_own_program_would(layout, generator):
     state = export_generator(generator, layout)
-    again = load_generator(state, generator.w_mean.repeat(SMALL.num_ws, 1)).double()
+    again = load_published_generator(state, generator.w_mean.repeat(SMALL.num_ws, 1)).double()
     z = torch.randn(3, SMALL.z_dim, dtype=torch.float64)
     wanted = (rosinality_picture if layout == "rosinality" else nvidia_picture)(state, z)
     assert torch.allclose(again(z), wanted, atol=1e-6)
@@ -194,7 +197,7 @@ def test_a_published_discriminator_says_what_its_own_program_would(layout):
     torch.manual_seed(2)
     network = shaken(Discriminator(SMALL))
     state = export_discriminator(network, layout)
-    again = load_discriminator(state).double()
+    again = load_published_discriminator(state).double()
     pictures = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     assert torch.allclose(again(pictures), logits(state, pictures, layout), atol=1e-9)
 
@@ -303,7 +306,7 @@ def test_files_as_psp_and_trainings_write_them(generator, tmp_path):
 
 def test_noise_maps_may_be_missing(generator):
     state = {k: v for k, v in export_generator(generator, "nvidia").items() if not k.endswith("noise_const")}
-    again = load_generator(state)
+    again = load_published_generator(state)
     assert torch.equal(again.synthesis.constant, generator.synthesis.constant)
 
 
@@ -322,7 +325,7 @@ def test_what_does_not_fit_is_refused(layout, generator):
         ({"weight": torch.zeros(3)}, "not a StyleGAN2"),
     ):
         with pytest.raises(ValueError, match=says):
-            load_generator(changed)
+            load_published_generator(changed)
 
 
 def test_channels_that_follow_no_rule_are_refused():
@@ -330,7 +333,7 @@ def test_channels_that_follow_no_rule_are_refused():
     state = export_generator(Generator(odd), "nvidia")  # 12, 8, 4 channels
     state["synthesis.b8.conv1.weight"] = torch.zeros(7, 7, 3, 3)
     with pytest.raises(ValueError, match=r"channels \[12, 7, 4\]"):
-        load_generator(state)
+        load_published_generator(state)
 
 
 def test_unreadable_files_are_one_line_and_nothing_is_executed(tmp_path):
@@ -350,3 +353,19 @@ def test_unreadable_files_are_one_line_and_nothing_is_executed(tmp_path):
         with pytest.raises(CheckpointError, match=says):
             read_published(tmp_path / name)
     assert not (tmp_path / "executed").exists()
+
+
+def test_the_script_makes_a_checkpoint_that_generates(generator, tmp_path, repository):
+    state = export_generator(generator, "nvidia")
+    save_file(state, tmp_path / "published.safetensors")
+    words = [tmp_path / "published.safetensors", "-o", tmp_path / "out", "--name", "stylegan2.other", "--licence", "X"]
+    script = [sys.executable, repository / "scripts" / "convert_stylegan2.py", *words]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    people, title = load_generator(str(tmp_path / "out"))
+    assert title.startswith("stylegan2.other")
+    z = torch.randn(1, SMALL.z_dim, generator=torch.Generator().manual_seed(3))
+    assert torch.allclose(people.person(3, 0.5), generator(z, 0.5)[0].clamp(-1, 1), atol=1e-5)
+    again = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert again.returncode == 7
+    assert again.stderr.startswith("facezoo: error: ")

@@ -20,7 +20,7 @@ from torch import Tensor
 from facezoo.errors import CheckpointError
 from facezoo.methods.stylegan2.config import StyleGAN2TrainingConfig
 from facezoo.nets.stylegan2.generator import Generator
-from facezoo.nets.stylegan2.published import load_generator
+from facezoo.nets.stylegan2.published import load_published_generator
 
 _GENERATORS = ("g_ema", "G_ema", "generator", "G", "g")
 """Under which name a training checkpoint keeps its generator; the averaged one comes first."""
@@ -53,7 +53,7 @@ def read_published(path: Path) -> Generator:
         ) from error
     state, mean = _generator_state(content)
     try:
-        return load_generator(state, mean)
+        return load_published_generator(state, mean)
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be used: {error}") from error
 

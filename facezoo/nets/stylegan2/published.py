@@ -46,7 +46,7 @@ class Pair:
 
 
 def generator_pairs(config: StyleGAN2Config, layout: Layout) -> list[Pair]:
-    """Names of a generator's tensors in both layouts; ``w_mean`` is left to `load_generator`."""
+    """Names of a generator's tensors in both layouts; ``w_mean`` is left to `load_published_generator`."""
     pairs: list[Pair] = []
     for i in range(config.mapping_layers):
         theirs = f"style.{i + 1}" if layout == "rosinality" else f"mapping.fc{i}"
@@ -165,7 +165,7 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
     )
 
 
-def load_generator(state: Mapping[str, Tensor], latent_mean: Tensor | None = None) -> Generator:
+def load_published_generator(state: Mapping[str, Tensor], latent_mean: Tensor | None = None) -> Generator:
     """A generator from a published state dict.
 
     Args:
@@ -200,8 +200,8 @@ def load_generator(state: Mapping[str, Tensor], latent_mean: Tensor | None = Non
     return network
 
 
-def load_discriminator(state: Mapping[str, Tensor]) -> Discriminator:
-    """A discriminator from a published state dict; as `load_generator`."""
+def load_published_discriminator(state: Mapping[str, Tensor]) -> Discriminator:
+    """A discriminator from a published state dict; as `load_published_generator`."""
     layout = layout_of(state)
     network = _unfilled(Discriminator, discriminator_config(state, layout))
     if wrong := sorted(_load(network, discriminator_pairs(network.config, layout), state, layout)):
