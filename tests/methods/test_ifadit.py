@@ -307,6 +307,8 @@ class TestFrozen:
         assert all(torch.equal(value, expected[name]) for name, value in other.state_dict().items())
         with pytest.raises(CheckpointError, match=r"w_dim 16 and the recipe says 32; set config\.w_dim=16"):
             frozen.load_generator(other, config(generator=str(folder), w_dim=32))
+        with pytest.raises(CheckpointError, match=r"set config\.generator_noise=const"):
+            frozen.load_generator(other, config(generator=str(folder), generator_noise="none"))
         (folder / "generator.safetensors").write_bytes(b"damaged")
         with pytest.raises(CheckpointError, match="missing or damaged"):
             frozen.load_generator(other, config(generator=str(folder)))

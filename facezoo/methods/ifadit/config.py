@@ -20,6 +20,8 @@ class IFaditConfig:
             (the exported model holds the generator). "untrained": a generator with random weights, for tests and for
             measuring the cost of a step.
         generator_resolution: Side of the generator's pictures; ``size`` is a multiple of it (paper: 256).
+        generator_noise: Noise maps of the generator: "const", its stored ones (paper), or "none" for one whose stored
+            maps do harm (its manifest's ``sampling_noise`` says so).
         z_dim: Length of the generator's noise, and of the key's bytes (paper: 512).
         w_dim: Length of its latents, and of the key vector (paper: 512).
         mapping_layers: Layers of its mapping network (StyleGAN2: 8).
@@ -95,6 +97,7 @@ class IFaditConfig:
     size: int = 256
     generator: str = ""
     generator_resolution: int = 256
+    generator_noise: Literal["const", "none"] = "const"
     z_dim: int = 512
     w_dim: int = 512
     mapping_layers: int = 8

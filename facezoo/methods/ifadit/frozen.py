@@ -103,6 +103,12 @@ def load_generator(network: Generator, config: IFaditConfig) -> None:
                 f"{folder} has {name} {sizes.get(name)} and the recipe says {wanted[name]}; "
                 f"set config.{names.get(name, name)}={sizes.get(name)}"
             )
+    noise = sizes.get("sampling_noise", "const")
+    if noise != config.generator_noise:
+        raise CheckpointError(
+            f"{folder} draws with noise maps {noise!r} and the recipe with {config.generator_noise!r}; "
+            f"set config.generator_noise={noise}"
+        )
     path = folder / "generator.safetensors"
     if not path.is_file() or sha256_file(path) != digest:
         raise CheckpointError(f"{path} is missing or damaged (its SHA-256 is not the manifest's); get a fresh copy")

@@ -86,8 +86,8 @@ class IFaditNetworks(nn.Module):
 
     def draw(self, latents: Tensor) -> Tensor:
         """G: latents -> pictures ``(B, 3, R, R)``, about in [-1, 1]."""
-        pictures: Tensor = self.generator.synthesis(latents, noise="const").float()  # bfloat16 in mixed precision
-        return pictures
+        pictures: Tensor = self.generator.synthesis(latents, noise=self.config.generator_noise)
+        return pictures.float()  # bfloat16 in mixed precision
 
     def paint(self, identity: Tensor, attributes: Tensor) -> Tensor:
         """G(M(z, a)) at the size of crops."""
