@@ -193,7 +193,7 @@ def checkpoint_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Pat
     Two checkpoints may share a file: the entry of the second says ``"from": "<name of the first>"``, with the same
     hash. The folder of a bundled checkpoint is called like the checkpoint.
     """
-    entry = manifest["files"].get(name, {})
+    entry = manifest.get("files", {}).get(name, {})
     return folder.parent / str(entry["from"]) / name if "from" in entry else folder / name
 
 

@@ -9,21 +9,19 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from facezoo.concealment import placement
 from facezoo.concealment.register import open_text, seal_text
-from facezoo.core.configuration import build_strict
 from facezoo.data.attributes import ATTRIBUTES, request_indices
-from facezoo.errors import CheckpointError, InputError, KeyMaterialError
+from facezoo.errors import InputError, KeyMaterialError
 from facezoo.keys import Key
 from facezoo.methods.attributed.config import AttributedConfig
 from facezoo.methods.attributed.model import AttributedNetworks
 from facezoo.methods.attributed.options import AttributedOptions
 from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_faces
+from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.options import Options
 from facezoo.nets.dosgan import FeatureExtractor
 from facezoo.recognition import load_recogniser
@@ -60,18 +58,9 @@ class AttributedMethod(LearnedMethod):
         Raises:
             CheckpointError: the configuration or a file does not fit.
         """
-        try:
-            config = build_strict(cls.config_class, manifest["config"], f"{folder}: config")
-        except InputError as error:
-            raise CheckpointError(f"{error}; get a fresh copy of the checkpoint") from error
+        config = checkpoint_config(cls.config_class, folder, manifest)
         networks = cls.networks_class(config)
-        for name, network in networks.networks().items():
-            path = folder / f"{name}.safetensors"
-            try:
-                network.load_state_dict(load_file(path), strict=True)
-            except (OSError, SafetensorError, RuntimeError) as error:
-                reason = str(error).splitlines()[0]
-                raise CheckpointError(f"{path} does not fit its config ({reason}); get a fresh copy") from error
+        fill_networks(networks.networks(), folder, manifest)
         return cls(networks, options)
 
     def to(self, device: torch.device | str) -> Self:

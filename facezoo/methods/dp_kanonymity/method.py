@@ -11,16 +11,13 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from facezoo.core.configuration import build_strict
 from facezoo.data.packed import PackedFaces
-from facezoo.errors import CheckpointError, InputError
-from facezoo.files import checkpoint_file
+from facezoo.errors import InputError
 from facezoo.methods.base import FaceContext, LearnedMethod, check_faces
+from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.dp_kanonymity.config import DPKAnonymityConfig
 from facezoo.methods.dp_kanonymity.model import DPKAnonymityNetworks
 from facezoo.methods.dp_kanonymity.options import DPKAnonymityOptions
@@ -63,18 +60,9 @@ class DPKAnonymity(LearnedMethod):
         Raises:
             CheckpointError: the configuration or a file does not fit.
         """
-        try:
-            config = build_strict(DPKAnonymityConfig, manifest["config"], f"{folder}: config")
-        except InputError as error:
-            raise CheckpointError(f"{error}; get a fresh copy of the checkpoint") from error
+        config = checkpoint_config(DPKAnonymityConfig, folder, manifest)
         networks = DPKAnonymityNetworks(config)
-        for name, network in networks.networks().items():
-            path = checkpoint_file(folder, manifest, f"{name}.safetensors")
-            try:
-                network.load_state_dict(load_file(path), strict=True)
-            except (OSError, SafetensorError, RuntimeError) as error:
-                reason = str(error).splitlines()[0]
-                raise CheckpointError(f"{path} does not fit its config ({reason}); get a fresh copy") from error
+        fill_networks(networks.networks(), folder, manifest)
         return cls(networks, options)
 
     def to(self, device: torch.device | str) -> Self:

@@ -15,16 +15,12 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facezoo.core.configuration import build_strict
-from facezoo.errors import CheckpointError, InputError
 from facezoo.faces.mask import face_mask
-from facezoo.files import checkpoint_file
 from facezoo.methods.base import FaceContext, LearnedMethod, check_faces
+from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.identity_dp.config import IdentityDPConfig
 from facezoo.methods.identity_dp.options import IdentityDPOptions
 from facezoo.methods.options import Options
@@ -90,18 +86,9 @@ class IdentityDP(LearnedMethod):
         Raises:
             CheckpointError: the configuration or a file does not fit.
         """
-        try:
-            config = build_strict(IdentityDPConfig, manifest["config"], f"{folder}: config")
-        except InputError as error:
-            raise CheckpointError(f"{error}; get a fresh copy of the checkpoint") from error
+        config = checkpoint_config(IdentityDPConfig, folder, manifest)
         painter = painter_of(config)
-        for name, network in painter.networks().items():
-            path = checkpoint_file(folder, manifest, f"{name}.safetensors")
-            try:
-                network.load_state_dict(load_file(path), strict=True)
-            except (OSError, SafetensorError, RuntimeError) as error:
-                reason = str(error).splitlines()[0]
-                raise CheckpointError(f"{path} does not fit its config ({reason}); get a fresh copy") from error
+        fill_networks(painter.networks(), folder, manifest)
         return cls(painter, load_recogniser(config.recogniser), config, options)
 
     def to(self, device: torch.device | str) -> Self:

@@ -20,16 +20,13 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from facezoo.concealment import placement
-from facezoo.core.configuration import build_strict
-from facezoo.errors import CheckpointError, InputError
 from facezoo.keys import Key
 from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_faces
+from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
 from facezoo.methods.identity_rotation.options import IdentityRotationOptions
@@ -72,18 +69,9 @@ class IdentityRotation(LearnedMethod):
         Raises:
             CheckpointError: the configuration or a file does not fit.
         """
-        try:
-            config = build_strict(IdentityRotationConfig, manifest["config"], f"{folder}: config")
-        except InputError as error:
-            raise CheckpointError(f"{error}; get a fresh copy of the checkpoint") from error
+        config = checkpoint_config(IdentityRotationConfig, folder, manifest)
         networks = IdentityRotationNetworks(config)
-        for name, network in networks.networks().items():
-            path = folder / f"{name}.safetensors"
-            try:
-                network.load_state_dict(load_file(path), strict=True)
-            except (OSError, SafetensorError, RuntimeError) as error:
-                reason = str(error).splitlines()[0]
-                raise CheckpointError(f"{path} does not fit its config ({reason}); get a fresh copy") from error
+        fill_networks(networks.networks(), folder, manifest)
         return cls(networks, load_recogniser(config.recogniser), options)
 
     def to(self, device: torch.device | str) -> Self:

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from facezoo.core.configuration import build_strict
-from facezoo.errors import CheckpointError, InputError
+from facezoo.errors import InputError
 from facezoo.methods.base import PeopleGenerator
+from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.stylegan2.config import StyleGAN2TrainingConfig
 from facezoo.nets.stylegan2 import Generator
 from facezoo.nets.stylegan2.generator import Noise
@@ -43,17 +41,9 @@ class StyleGAN2(PeopleGenerator):
         Raises:
             CheckpointError: the configuration or the file does not fit.
         """
-        try:
-            config = build_strict(StyleGAN2TrainingConfig, manifest["config"], f"{folder}: config")
-        except InputError as error:
-            raise CheckpointError(f"{error}; get a fresh copy of the checkpoint") from error
+        config = checkpoint_config(StyleGAN2TrainingConfig, folder, manifest)
         network = Generator(config.network)
-        path = folder / "generator.safetensors"
-        try:
-            network.load_state_dict(load_file(path), strict=True)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{path} does not fit its config ({reason}); get a fresh copy") from error
+        fill_networks({"generator": network}, folder, manifest)
         return cls(network, config.sampling_noise)
 
     def to(self, device: torch.device | str) -> Self:
