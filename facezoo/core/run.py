@@ -41,6 +41,9 @@ _FREE_SETTINGS = ("save_every_minutes", "log_every_batches", "sheet_every_batche
 """Settings that may change between the parts of a run: they shape neither the weights nor the order."""
 
 
+_STARTED_FROM = "started_from.json"
+
+
 @dataclasses.dataclass(frozen=True)
 class RunResult:
     """What a run leaves behind.
@@ -87,6 +90,7 @@ def train(
     overwrite: bool = False,
     wandb: bool = False,
     init_from: str | Path | None = None,
+    init_networks: Sequence[str] = (),
 ) -> RunResult:
     """Trains a recipe, or goes on with the run that lies in the output folder.
 
@@ -100,7 +104,8 @@ def train(
         nodes: Machines.
         overwrite: Start anew although the folder has a run.
         wandb: Log to Weights & Biases too (its own WANDB_MODE=offline works).
-        init_from: Checkpoint folder whose networks a *new* run starts from.
+        init_from: Checkpoint folder whose networks a *new* run starts from; of another method too.
+        init_networks: The networks that are taken from it; all that both have when empty.
 
     Returns:
         Where everything lies.
@@ -128,7 +133,7 @@ def train(
     data = PackedBatches(paths, module.picture_size, module.data_fields)
     module.setup_data(data)
     if init_from is not None and not resume:
-        _load_networks(module, Path(init_from))
+        _start_from(module, Path(init_from), init_networks, folder)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
     if settings.compile:
@@ -230,6 +235,7 @@ def export(recipe: Recipe, module: PhasedModule, ema: NetworkEMA, checkpoint: Pa
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads"
             if not torch.cuda.is_available()
             else torch.cuda.get_device_name(0),
+            **_started_from(checkpoint.parent),
         },
         **module.manifest_entries(),
     }
@@ -256,7 +262,7 @@ def _prepare_folder(folder: Path, recipe: Recipe, overwrite: bool) -> bool:
                     "choose another --output, or --overwrite to start anew"
                 )
         elif overwrite:
-            for old in ("last.ckpt", "log.csv"):
+            for old in ("last.ckpt", "log.csv", _STARTED_FROM):
                 (folder / old).unlink(missing_ok=True)
         text = json.dumps(dataclasses.asdict(recipe), indent=2) + "\n"
         atomic_write(state, text.encode("ascii"), overwrite=True)
@@ -315,16 +321,35 @@ def _difference(there: dict[str, Any], wanted: dict[str, Any]) -> str:
     return "; ".join(parts[:3])
 
 
-def _load_networks(module: PhasedModule, folder: Path) -> None:
-    """Starts a new run from the networks of a checkpoint; networks that the checkpoint lacks stay as they are."""
+def _start_from(module: PhasedModule, checkpoint: Path, wanted: Sequence[str], folder: Path) -> None:
+    """Starts a new run from the networks of a checkpoint and writes down which, for the manifest.
+
+    Networks that the checkpoint lacks, or that are not ``wanted``, stay as they are.
+    """
     from facezoo.hub.manifest import load_networks, load_strictly, read_manifest, verify_files
 
-    manifest, _ = read_manifest(folder)
-    verify_files(folder, manifest)
+    manifest, checksum = read_manifest(checkpoint)
+    verify_files(checkpoint, manifest)
     networks: dict[str, nn.Module] = dict(module.networks())
-    for name, state in load_networks(folder, manifest).items():
-        if name in networks:
-            load_strictly(networks[name], state, f"{folder}/{name}")
+    states = load_networks(checkpoint, manifest)
+    both = [name for name in states if name in networks]
+    if unknown := [name for name in wanted if name not in both]:
+        raise InputError(
+            f"{', '.join(unknown)}: not a network that {checkpoint} and the recipe share; choose from {', '.join(both)}"
+        )
+    taken = [name for name in both if name in wanted or not wanted]
+    if not taken:
+        raise InputError(f"{checkpoint} has no network that this recipe could start from")
+    for name in taken:
+        load_strictly(networks[name], states[name], f"{checkpoint}/{name}")
+    note = {"name": manifest["name"], "checksum": checksum, "networks": taken}
+    atomic_write(folder / _STARTED_FROM, (json.dumps(note, indent=2) + "\n").encode("ascii"), overwrite=True)
+
+
+def _started_from(folder: Path) -> dict[str, Any]:
+    """The manifest's entry about the checkpoint that a run started from; empty for one that started from nothing."""
+    path = folder / _STARTED_FROM
+    return {"started_from": json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
 
 
 def _wandb_logger(folder: Path, recipe: Recipe) -> Any:

@@ -277,7 +277,8 @@ def test_inputs_may_follow_the_options(cli, face_file, empty_scene, tmp_path):
 
 def test_examples_of_the_help_can_be_typed(cli):
     """Every command line that the help shows is understood, down to the options of the methods."""
-    from facezoo.cli import _parse_options, build_parser
+    from facezoo.cli import build_parser
+    from facezoo.cli.common import parse_options
 
     seen = 0
     for command in ("anonymize", "recover", "list", "info", "key", "demo", "prepare", "train", "evaluate"):
@@ -285,7 +286,7 @@ def test_examples_of_the_help_can_be_typed(cli):
         for line in text.strip().splitlines():
             arguments = build_parser().parse_args(shlex.split(line.split("facezoo ", 1)[1]))
             if getattr(arguments, "option", None):
-                _parse_options(arguments.model, arguments.option)
+                parse_options(arguments.model, arguments.option)
             seen += 1
     assert seen > 12
 
