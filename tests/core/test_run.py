@@ -23,7 +23,7 @@ import facezoo
 from facezoo.core import sheets
 from facezoo.core.run import train
 from facezoo.errors import CheckpointError, InputError
-from facezoo.hub.manifest import read_manifest, verify_files
+from facezoo.hub.manifest import load_networks, read_manifest, verify_files
 from tests.core.toy import make_set
 from tests.methods.test_identity_rotation import TINY
 
@@ -338,3 +338,33 @@ def test_a_first_attempt_that_failed_does_not_bind_the_folder(recipe: Path, tmp_
     with pytest.raises(InputError):
         train(recipe, output=tmp_path / "run", overrides=["data=absent.safetensors", "train.seed=5"], accelerator="cpu")
     assert train(recipe, output=tmp_path / "run", accelerator="cpu", max_minutes=0).batches_seen == 1
+
+
+# Starting from a part of another checkpoint
+
+
+def test_a_run_starts_from_the_named_networks_and_says_so(finished, tmp_path: Path):
+    """Only phase one runs, so the concealing networks stay what they were taken as; the others stay their own."""
+    recipe, folder = finished
+    options = {"accelerator": "cpu", "overrides": ["train.seed=9", "config.conceal_batches=0"]}
+    names = ("code_encoder", "code_extractor")
+    run = train(recipe, output=tmp_path / "run", init_from=folder / "checkpoint", init_networks=names, **options)
+    plain = train(recipe, output=tmp_path / "plain", **options)
+    before, after, own = (
+        load_networks(f, read_manifest(f)[0]) for f in (folder / "checkpoint", run.checkpoint, plain.checkpoint)
+    )
+    for name in ("code_encoder", "code_extractor", "code_embedder", "revealer"):
+        taken = name in names
+        for key, value in after[name].items():
+            assert torch.equal(value, (before if taken else own)[name][key]), (name, key)
+        # An encoder of another seed differs somewhere, or the comparison above would say nothing.
+        assert any(not torch.equal(before[name][key], own[name][key]) for key in before[name]), name
+    told = read_manifest(run.checkpoint)[0]["training"]["started_from"]
+    assert told == {
+        "name": "identity_rotation.small",
+        "checksum": read_manifest(folder / "checkpoint")[1],
+        "networks": sorted(names),
+    }
+    assert "started_from" not in read_manifest(plain.checkpoint)[0]["training"]
+    with pytest.raises(InputError, match=r"decoder: not a network that .* share; choose from"):
+        train(recipe, output=tmp_path / "third", init_from=folder / "checkpoint", init_networks=("decoder",), **options)
