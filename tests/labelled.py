@@ -55,6 +55,17 @@ OURS: dict[str, Any] = {
 """What the CPU recipes switch on beside the papers' networks."""
 
 
+PAINTED: dict[str, Any] = {
+    **{name: value for name, value in OURS.items() if name != "linear_painter"},
+    "painter_generator_widths": [8, 8, 8],
+    "painter_attribute_widths": [8, 8, 8],
+    "painter_size": 32,
+    "request_feature_strength": 3.0,
+    "request_content_strength": 1.5,
+}
+"""The same with the face painter of ``painter_checkpoint`` in the place of the linear one."""
+
+
 class FewConvolutions(nn.Module):
     """In the place of a recogniser: differentiable, and done in a moment."""
 
@@ -94,6 +105,37 @@ def write_recipe(folder: Path, method: str, config: dict[str, Any], **settings: 
     content = {"name": f"{method}.tiny", "method": method, "summary": "a test", "data": [str(data)]}
     path.write_text(json.dumps({**content, "train": train, "config": config}))
     return path
+
+
+def painter_checkpoint(folder: Path, code_width: int = 8) -> Path:
+    """An identity_rotation checkpoint of random networks, of the sizes of ``PAINTED``."""
+    from facezoo.hub.manifest import write_checkpoint
+    from facezoo.methods.identity_rotation.config import IdentityRotationConfig
+    from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
+
+    torch.manual_seed(4)
+    config = IdentityRotationConfig(
+        size=64,
+        generator_scale=2,
+        identity_dim=128,
+        generator_widths=(8, 8, 8),
+        attribute_widths=(8, 8, 8),
+        attribute_grid=8,
+        linear_painter=True,
+        generator_constants=True,
+        conceal_width=code_width,
+        conceal_blocks=1,
+    )
+    networks = IdentityRotationNetworks(config)
+    manifest = {
+        "name": "identity_rotation.tiny",
+        "method": "identity_rotation",
+        "summary": "untrained, for tests",
+        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "crop_size": config.size,
+    }
+    write_checkpoint(folder, manifest, {name: part.state_dict() for name, part in networks.networks().items()})
+    return folder
 
 
 def untrained_checkpoint(folder: Path, method: str, **changes: Any) -> Path:

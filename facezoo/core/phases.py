@@ -64,6 +64,9 @@ class PhasedModule(L.LightningModule):
 
     Optimizers always hold every parameter of their networks, in every phase: a checkpoint of one phase then loads in
     another. Freezing is an idempotent function of the clock (``requires_grad``, train/eval mode, no stale gradients).
+
+    Attributes:
+        starts_from: Networks that no phase trains: a new run must be given them with ``init_from``.
     """
 
     phases: Sequence[Phase]
@@ -71,6 +74,7 @@ class PhasedModule(L.LightningModule):
     seed: int
     picture_size: int
     data_fields: tuple[str, ...] = ()
+    starts_from: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()

@@ -132,6 +132,11 @@ def train(
     module.prepare_data_files(paths, device)
     data = PackedBatches(paths, module.picture_size, module.data_fields)
     module.setup_data(data)
+    if module.starts_from and init_from is None and not resume:
+        raise InputError(
+            f"{recipe.name} works with networks that it does not train ({', '.join(module.starts_from)}): name the "
+            "checkpoint that they come from with --init-from; the recipe's header says which"
+        )
     if init_from is not None and not resume:
         _start_from(module, Path(init_from), init_networks, folder)
     if settings.channels_last:
@@ -340,6 +345,8 @@ def _start_from(module: PhasedModule, checkpoint: Path, wanted: Sequence[str], f
     taken = [name for name in both if name in wanted or not wanted]
     if not taken:
         raise InputError(f"{checkpoint} has no network that this recipe could start from")
+    if missing := [name for name in module.starts_from if name not in taken]:
+        raise InputError(f"{checkpoint} must give {', '.join(missing)} too, which this recipe does not train")
     for name in taken:
         load_strictly(networks[name], states[name], f"{checkpoint}/{name}")
     note = {"name": manifest["name"], "checksum": checksum, "networks": taken}

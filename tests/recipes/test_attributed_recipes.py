@@ -18,7 +18,7 @@ from facezoo.errors import InputError
 from facezoo.keys import Key
 from facezoo.methods.attributed import method as attributed_method
 from facezoo.methods.attributed import training
-from tests.labelled import NAMES, FewConvolutions, labelled_set
+from tests.labelled import NAMES, PAINTED, FewConvolutions, labelled_set, painter_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -50,6 +50,8 @@ def cheap(recipe: Recipe) -> list[str]:
     }
     if config.get("norm_groups"):
         small["norm_groups"] = 2
+    if config.get("painter_generator_widths"):
+        small |= {name: PAINTED[name] for name in PAINTED if name.startswith("painter_")}
     if recipe.method == "sdn":
         small |= {"reveal_width": 8, "identity_blocks": 1, "erasing_blocks": 1, "alternate_batches": ratio(recipe) + 1}
         small |= {"reveal_identity_blocks": 1, "reveal_blocks": 1}
@@ -100,7 +102,8 @@ def test_trains_stops_goes_on_and_exports(path: Path, tmp_path: Path, monkeypatc
     recipe = load_recipe(path)
     data = labelled_set(tmp_path / "set.safetensors")
     overrides = [*cheap(recipe), f"data={data}"]
-    first = train(path, output=tmp_path / "run", overrides=overrides, accelerator="cpu", max_minutes=0)
+    start = painter_checkpoint(tmp_path / "painter") if recipe.config.get("painter_generator_widths") else None
+    first = train(path, output=tmp_path / "run", overrides=overrides, accelerator="cpu", max_minutes=0, init_from=start)
     assert (first.batches_seen, first.finished) == (1, False)
     second = train(path, output=tmp_path / "run", overrides=overrides, accelerator="cpu")
     assert second.finished

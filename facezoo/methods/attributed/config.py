@@ -45,6 +45,13 @@ class AttributedConfig:
         content_grid: The anonymizing network sees the inside of the face at this many pixels across, so that identity
             cannot leak past the features (ours); 0: the whole face (papers).
         linear_painter: It sees the linear guess of the wanted face instead of the coarse one (ours).
+        painter_generator_widths: Input widths of the AAD generator of a trained, frozen face painter (that of
+            identity_rotation), which paints the source's face instead of the linear guess (ours); empty: none.
+        painter_attribute_widths: Widths of its attribute encoder's levels.
+        painter_size: Side of the pictures that it paints.
+        request_feature_strength: A request also moves the features that the first guess is painted from by this many
+            times the mean difference of faces with that value (ours); 0: not.
+        request_content_strength: The same for the coarse content.
         added: Largest change that it makes to what it sees, of the [-1, 1] range, with ``content_grid``.
         keyed_code: What recovery needs is hidden as an encrypted code in the picture instead of being left to the
             networks (ours): see the method's README.
@@ -105,6 +112,11 @@ class AttributedConfig:
 
     content_grid: int = 0
     linear_painter: bool = False
+    painter_generator_widths: tuple[int, ...] = ()
+    painter_attribute_widths: tuple[int, ...] = ()
+    painter_size: int = 64
+    request_feature_strength: float = 0.0
+    request_content_strength: float = 0.0
     added: float = 0.7
     keyed_code: bool = False
     code_channels: int = 4
@@ -149,6 +161,19 @@ class AttributedConfig:
             raise ValueError(
                 "linear_painter needs a content_grid and extractor: recogniser, whose vectors it starts from"
             )
+        if self.face_painter:
+            if self.linear_painter or not (self.content_grid and self.extractor == "recogniser"):
+                raise ValueError(
+                    "a face painter needs a content_grid and extractor: recogniser, and has a linear_painter of its own"
+                )
+            if len(self.painter_generator_widths) != len(self.painter_attribute_widths):
+                raise ValueError("painter_generator_widths and painter_attribute_widths must have as many levels")
+            if self.size % self.painter_size or self.painter_size % 2 ** (len(self.painter_generator_widths) - 1):
+                raise ValueError(f"painter_size {self.painter_size} must divide size and be halved by every level")
+        if min(self.request_feature_strength, self.request_content_strength) < 0:
+            raise ValueError("request_feature_strength and request_content_strength must not be negative")
+        if self.request_shift and not self.content_grid:
+            raise ValueError("request_feature_strength and request_content_strength need a content_grid")
         if not 1 <= self.password_bits < self.style_dim:
             raise ValueError(f"password_bits must be from 1 to {self.style_dim - 1}: bits are part of the style vector")
         for name, side, layers in (
@@ -161,6 +186,16 @@ class AttributedConfig:
             raise ValueError("bank_people must be at least 10, so that nobody's identity is lent")
         if not (0 <= self.request_share <= 1 and 0 <= self.source_mixed_share <= 1):
             raise ValueError("request_share and source_mixed_share are parts between 0 and 1")
+
+    @property
+    def face_painter(self) -> bool:
+        """Whether a trained face painter makes the first guess."""
+        return bool(self.painter_generator_widths)
+
+    @property
+    def request_shift(self) -> bool:
+        """Whether requests move what the first guess is painted from."""
+        return max(self.request_feature_strength, self.request_content_strength) > 0
 
     @property
     def generator_size(self) -> int:

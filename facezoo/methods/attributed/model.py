@@ -11,6 +11,7 @@ from facezoo.data.attributes import ATTRIBUTES, value_count
 from facezoo.faces.mask import face_mask
 from facezoo.methods.attributed.config import AttributedConfig
 from facezoo.nets.concealed_code import CELL, CodeEmbedder, CodeEncoder, CodeExtractor
+from facezoo.nets.disentangled import DisentangledPainter
 from facezoo.nets.dosgan import FeatureExtractor, SourceBank, Translator
 from facezoo.nets.linear_painter import LinearPainter, coarse_face
 
@@ -45,6 +46,48 @@ class LatentDirections(nn.Module):
         return torch.einsum("ba,achw->bchw", degrees.to(self.directions), self.directions)
 
 
+class RequestShift(nn.Module):
+    """What a request changes on average: mean differences of features and of the coarse content, a row a value.
+
+    Ridge regression of both on the labels of all attributes at once, so that a smile is not also a woman's because more
+    of the smiling faces are. Zero until it is fitted.
+
+    Args:
+        values: Values of all attributes together.
+        feature_dim: Length of the features.
+        grid: Pixels across the coarse content.
+    """
+
+    features: Tensor
+    content: Tensor
+
+    def __init__(self, values: int, feature_dim: int, grid: int) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.zeros(values, feature_dim))
+        self.register_buffer("content", torch.zeros(values, 3, grid, grid))
+
+    @torch.no_grad()
+    def fit(self, asked: Tensor, features: Tensor, content: Tensor, ridge: float = 1e-3) -> None:
+        """Solves the regression.
+
+        Args:
+            asked: Labels as one-hot numbers ``(N, V)``, zeros where unknown.
+            features: ``(N, F)``.
+            content: ``(N, 3, grid, grid)``.
+            ridge: Weight of the penalty for each picture; it also decides between values that always go together.
+        """
+        x = (asked - asked.mean(0)).double()
+        y = torch.cat([features, content.flatten(1)], dim=1).double()
+        gram = x.T @ x + ridge * len(x) * torch.eye(x.shape[1], dtype=torch.float64)
+        solution = torch.linalg.solve(gram, x.T @ (y - y.mean(0)))
+        self.features.copy_(solution[:, : features.shape[1]])
+        self.content.copy_(solution[:, features.shape[1] :].view_as(self.content))
+
+    def forward(self, asked: Tensor) -> tuple[Tensor, Tensor]:
+        """One-hot requests ``(B, V)`` -> shifts ``(B, F)`` and ``(B, 3, grid, grid)``."""
+        return asked @ self.features, torch.einsum("bv,vchw->bchw", asked, self.content)
+
+
 class AttributedNetworks(nn.Module):
     """Base of ``SDNNetworks`` and ``MfMNetworks``."""
 
@@ -76,6 +119,27 @@ class AttributedNetworks(nn.Module):
             if c.linear_painter
             else nn.Identity()
         )
+        # The mask is one and the same; the painter holds it at its own size.
+        self.face_painter: nn.Module = (
+            DisentangledPainter(
+                size=c.size,
+                scale=c.size // c.painter_size,
+                identity_dim=c.feature_dim,
+                generator_widths=c.painter_generator_widths,
+                attribute_widths=c.painter_attribute_widths,
+                attribute_grid=c.content_grid,
+                linear_painter=True,
+                constants=True,
+                mask=torch.from_numpy(face_mask(c.size).copy()),
+                generator_mask=torch.from_numpy(face_mask(c.painter_size).copy()),
+            )
+            if c.face_painter
+            else nn.Identity()
+        )
+        self.face_painter.requires_grad_(False)
+        self.request_shift: nn.Module = (
+            RequestShift(self.value_total, c.feature_dim, c.content_grid) if c.request_shift else nn.Identity()
+        )
         if c.keyed_code:
             self.code_encoder = CodeEncoder(c.code_channels, c.code_width, max(1, c.code_blocks - 1))
             self.code_embedder = CodeEmbedder(
@@ -89,8 +153,18 @@ class AttributedNetworks(nn.Module):
         self.register_buffer("mask", torch.from_numpy(face_mask(c.size).copy()), persistent=False)
 
     def networks(self) -> dict[str, nn.Module]:
-        """The networks by the names of their files."""
-        return {name: child for name, child in self.named_children() if not isinstance(child, nn.Identity)}
+        """The networks by the names of their files; a face painter's have the names of where they come from."""
+        own = {name: child for name, child in self.named_children() if not isinstance(child, nn.Identity)}
+        own.pop("face_painter", None)
+        return {**own, **self.painting()}
+
+    def painting(self) -> dict[str, nn.Module]:
+        """The face painter's networks: trained before, frozen here; empty without one."""
+        if not isinstance(self.face_painter, DisentangledPainter):
+            return {}
+        networks = self.face_painter.networks()
+        networks.pop("identity_distribution")  # sources come from the bank
+        return networks
 
     def new_style_map(self) -> nn.Module:
         """Features -> the features' part of the style vector; nothing to do for the learned extractor's."""
@@ -127,7 +201,24 @@ class AttributedNetworks(nn.Module):
         return faces if scale == 1 else functional.avg_pool2d(faces, scale)
 
     def guess(self, small: Tensor, features: Tensor, attributes: Tensor) -> Tensor:
-        """What the anonymizing network sees of faces at its size: see ``content_grid`` and ``linear_painter``."""
+        """What the anonymizing network sees of faces at its size.
+
+        See ``content_grid``, ``linear_painter``, ``painter_generator_widths`` and ``request_feature_strength``.
+        """
+        c = self.config
+        if isinstance(self.request_shift, RequestShift):
+            moved, content = self.request_shift(self.one_hot(attributes))
+            features = features + c.request_feature_strength * moved.to(features)
+            shift = functional.interpolate(content, size=small.shape[-2:], mode="bilinear", align_corners=False)
+            changed = small + c.request_content_strength * self.generator_mask * shift.to(small)
+            small = changed.clamp(-1, 1)
+        if isinstance(self.face_painter, DisentangledPainter):
+            side = c.painter_size
+            given = small if side == small.shape[-1] else functional.adaptive_avg_pool2d(small, side)
+            painted, _ = self.face_painter.paint_small(given, functional.normalize(features, dim=-1))
+            if side != small.shape[-1]:
+                painted = functional.interpolate(painted, size=small.shape[-2:], mode="bilinear", align_corners=False)
+            return torch.lerp(small, painted, self.generator_mask)
         if isinstance(self.painter, LinearPainter):
             painted = self.painter(self.painter_vector(features, attributes), small)
             if painted.shape[-1] != small.shape[-1]:

@@ -29,7 +29,7 @@ from facezoo.data.labels import labels_of
 from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError
 from facezoo.methods.attributed.config import AttributedConfig
-from facezoo.methods.attributed.model import AttributedNetworks
+from facezoo.methods.attributed.model import AttributedNetworks, RequestShift
 from facezoo.nets.concealed_code import to_phasors, turn
 from facezoo.nets.dosgan import FeatureExtractor
 from facezoo.nets.linear_painter import LinearPainter
@@ -133,8 +133,19 @@ class AttributedTraining(PhasedModule):
             self._prototypes = functional.normalize(sums, dim=-1)
             generator = torch.Generator().manual_seed(self.seed)
             self.model.source_bank.fit(self._embeddings[self._one_each], generator)
+        if isinstance(self.model.request_shift, RequestShift):
+            self._fit_request_shift(data)
         if isinstance(self.model.painter, LinearPainter):
             self.model.painter.fit(self._painter_batches(data, self.model.painter.size))
+
+    def _fit_request_shift(self, data: PackedBatches) -> None:
+        assert isinstance(self.model.request_shift, RequestShift)  # noqa: S101 - the caller has looked
+        chosen = torch.arange(0, len(data), max(1, len(data) // _PAINTER_FACES))
+        grid, content = self.config.content_grid, []
+        for part in tqdm(torch.split(chosen, 100), desc="request shifts", unit="batch", dynamic_ncols=True):
+            content.append(functional.adaptive_avg_pool2d(self._pictures(part), grid))
+        asked = self.model.one_hot(self._labels[chosen])
+        self.model.request_shift.fit(asked, self._embeddings[chosen], torch.cat(content))
 
     def _painter_batches(self, data: PackedBatches, side: int) -> Iterator[tuple[Tensor, Tensor]]:
         chosen = range(0, len(data), max(1, len(data) // _PAINTER_FACES))
@@ -260,6 +271,13 @@ class AttributedTraining(PhasedModule):
         own = self.share(torch.rand(whole, generator=rng) < 0.5) & (source_labels >= 0).any(1)
         asked = self.share(torch.rand(whole, names, generator=rng) < self.config.request_share)
         return torch.where(asked, torch.where(own[:, None], source_labels, other), torch.full_like(other, -1))
+
+    def own_request(self, labels: Tensor, purpose: str) -> Tensor:
+        """The request with which a face with its own features is to stay itself.
+
+        Own labels with gaps; nothing where requests move the first guess, since they would move it twice.
+        """
+        return torch.full_like(labels, -1) if self.config.request_shift else self.with_gaps(labels, purpose)
 
     def with_gaps(self, labels: Tensor, purpose: str) -> Tensor:
         """Own labels with some left open, as in a request."""

@@ -52,6 +52,7 @@ class MfMTraining(AttributedTraining):
         torch.manual_seed(seed)
         self.model = MfMNetworks(c)
         self.shipped = tuple(self.model.networks())
+        self.starts_from = tuple(self.model.painting())
         self.sizes = [len(ATTRIBUTES[name].values) for name in c.attributes]
         self.discriminator = MultiTaskDiscriminator(
             c.discriminator_size,
@@ -62,7 +63,7 @@ class MfMTraining(AttributedTraining):
             self.model.value_total,
         )
         self.posterior = Posterior(c.discriminator_width // 2, c.size, 4 * c.width, 4 * c.width)
-        modify = tuple(name for name in self.networks() if name != "extractor")
+        modify = tuple(name for name in self.networks() if name not in ("extractor", *self.starts_from))
         self.phases = (
             *((Phase("classify", c.classify_batches, ("extractor",)),) if c.extractor == "learned" else ()),
             Phase("modify", c.modify_batches, modify, discriminator_batches=c.discriminator_ratio),
@@ -77,7 +78,7 @@ class MfMTraining(AttributedTraining):
         c, nets = self.config, self.networks()
         code = [name for name in nets if name.startswith("code_")]
         judges = ["discriminator", "attribute_reader"]
-        rest = [name for name in nets if name not in (*code, *judges, "extractor", "painter")]
+        rest = [name for name in nets if name not in (*code, *judges, "extractor", "painter", *self.model.painting())]
 
         def parameters(names: list[str]) -> list[nn.Parameter]:
             return [p for name in names for p in nets[name].parameters()]
@@ -268,6 +269,7 @@ class MfMTraining(AttributedTraining):
         """Originals, two passwords, requests, recovery with the right and a wrong password."""
         faces, _, _ = self.inputs(batch)
         model, count = self.model, len(faces)
+        averaged = {name: network for name, network in averaged.items() if name not in self.starts_from}
         live = {name: getattr(model, name) for name in averaged}
         try:
             for name, network in averaged.items():

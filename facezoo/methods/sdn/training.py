@@ -53,6 +53,7 @@ class SDNTraining(AttributedTraining):
         torch.manual_seed(seed)
         self.model = SDNNetworks(c)
         self.shipped = tuple(self.model.networks())
+        self.starts_from = tuple(self.model.painting())
         self.sizes = [len(ATTRIBUTES[name].values) for name in c.attributes]
         self.discriminator = MultiTaskDiscriminator(
             c.discriminator_size,
@@ -65,7 +66,10 @@ class SDNTraining(AttributedTraining):
         self.posterior = Posterior(c.discriminator_width // 2, c.size, 4 * c.width, 4 * c.reveal_width)
         self.phases = (
             Phase(
-                "alternate", c.alternate_batches, tuple(self.networks()), discriminator_batches=c.discriminator_ratio
+                "alternate",
+                c.alternate_batches,
+                tuple(name for name in self.networks() if name not in self.starts_from),
+                discriminator_batches=c.discriminator_ratio,
             ),
         )
 
@@ -78,7 +82,7 @@ class SDNTraining(AttributedTraining):
         c, nets = self.config, self.networks()
         code = [name for name in nets if name.startswith("code_")]
         judges = [name for name in ("extractor", "discriminator") if name in nets]
-        rest = [name for name in nets if name not in code and name not in judges and name not in ("painter",)]
+        rest = [name for name in nets if name not in (*code, *judges, "painter", *self.model.painting())]
 
         def parameters(names: list[str]) -> list[nn.Parameter]:
             return [p for name in names for p in nets[name].parameters()]
@@ -158,7 +162,7 @@ class SDNTraining(AttributedTraining):
             own = self.own_features(faces, batch).detach()
             bits = self.draw_passwords(count, "password")
             wanted = self.draw_requests(x.labels, "request")
-            mine = self.with_gaps(labels, "own request")
+            mine = self.own_request(labels, "own request")
             total = faces.new_zeros(())
             logs: dict[str, Tensor] = {}
 
@@ -263,6 +267,7 @@ class SDNTraining(AttributedTraining):
         """Originals, two passwords, requests, own features, recovery with the right and a wrong password."""
         faces, labels, _ = self.inputs(batch)
         model, count = self.model, len(faces)
+        averaged = {name: network for name, network in averaged.items() if name not in self.starts_from}
         live = {name: getattr(model, name) for name in averaged}
         try:
             for name, network in averaged.items():
