@@ -20,6 +20,7 @@ from facezoo.cli.generating import add_generate
 from facezoo.cli.measuring import add_curves, add_evaluate
 from facezoo.cli.models import add_demo, add_info, add_key, add_list
 from facezoo.cli.pictures import add_anonymize, add_recover
+from facezoo.cli.shards import add_shards
 from facezoo.cli.training import add_clusters, add_directions, add_label, add_prepare, add_train
 from facezoo.errors import FacezooError, KeyMaterialError
 
@@ -129,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_key(commands)
     add_demo(commands)
     add_prepare(commands)
+    add_shards(commands)
     add_label(commands)
     add_train(commands)
     add_directions(commands)
