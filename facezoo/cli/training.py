@@ -203,6 +203,7 @@ def _clusters(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from facezoo.core.launch import EXIT_TRY_AGAIN
     from facezoo.hub.manifest import resolve_model
 
     run = import_part("facezoo.core.run", "training", "train")
@@ -236,4 +237,4 @@ def _train(arguments: argparse.Namespace) -> int:
     print(f"checkpoint: {result.checkpoint}")
     if result.requeued:
         print("the job is back in Slurm's queue")
-    return run.EXIT_TRY_AGAIN if result.try_again else 0
+    return EXIT_TRY_AGAIN if result.try_again else 0

@@ -28,7 +28,7 @@ from facezoo import __version__
 from facezoo.core.batches import PackedBatches, as_batch
 from facezoo.core.callbacks import EndOfPhases, RunLog, SampleSheets
 from facezoo.core.ema import NetworkEMA
-from facezoo.core.launch import EXIT_TRY_AGAIN, check_launch, find_launch, requeue_slurm_job, require_prepared
+from facezoo.core.launch import check_launch, find_launch, requeue_slurm_job, require_prepared
 from facezoo.core.phases import PhasedModule
 from facezoo.core.preemption import Preemption
 from facezoo.core.recipe import Recipe, load_recipe

@@ -4,7 +4,7 @@ A folder of shards holds
 
 | file | what it is |
 |---|---|
-| `shard-00000.tar`, ... | plain tar files in WebDataset's layout: `000000000.npy` (or .png, .jpg, .webp) and `000000000.json` a picture |
+| `shard-00000.tar`, ... | plain tar files in WebDataset's layout: `000000000.npy` (or .png, ...) and `000000000.json` |
 | `index.safetensors` | where each picture's bytes lie, their CRC-32, and every label and embedding of the set |
 
 The index is what a packed set is without its pixels (`facezoo.data.packed`): picture number i of the shards is number i
