@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from facezoo import __version__
 from facezoo.cli.common import Parser, UsageError, print_error
+from facezoo.cli.dataset import add_anonymize_dataset
 from facezoo.cli.generating import add_generate
 from facezoo.cli.measuring import add_curves, add_evaluate
 from facezoo.cli.models import add_demo, add_info, add_key, add_list
@@ -124,6 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"facezoo {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command_name")
     add_anonymize(commands)
+    add_anonymize_dataset(commands)
     add_recover(commands)
     add_list(commands)
     add_info(commands)

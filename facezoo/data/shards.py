@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facezoo.data.packed import PackedFaces, rewrite_packed, stream_to, write_packed
+from facezoo.data.tars import PICTURES, read_samples
 from facezoo.errors import InputError, OutputError
 from facezoo.files import check_output
 
@@ -54,7 +55,6 @@ Encoding = Literal["npy", "png"]
 _PLACE: Final = ("shard", "offset", "bytes", "crc32")
 """The index's own arrays: number of the shard, first byte of the picture in it, length, CRC-32; all int64 (N,)."""
 
-_PICTURES: Final = (".npy", ".png", ".jpg", ".jpeg", ".webp")
 _OPEN_SHARDS = 64
 """Shards kept open by a process: far below the usual limit of 1024 open files."""
 _BLOCK = 512
@@ -362,7 +362,7 @@ def index_shards(folder: str | os.PathLike[str], *, source: str = "", overwrite:
         index.names.append(path.name)
         index.lengths.append(path.stat().st_size)
     if not index.rows:
-        raise InputError(f"the tar files of {target} hold no picture ({', '.join(_PICTURES)})")
+        raise InputError(f"the tar files of {target} hold no picture ({', '.join(PICTURES)})")
     files = [str(fact["file"]) for fact in facts]
     identities = [str(fact.get("identity", fact["file"])) for fact in facts]
     index.write(target, identities, files, _label_arrays(facts), {"source": source}, overwrite)
@@ -403,35 +403,15 @@ def _facts(faces: PackedFaces, position: int) -> bytes:
 
 
 def _samples(stream: IO[bytes]) -> Iterator[tuple[str, bytes, int, dict[str, Any]]]:
-    """(name, bytes, offset, facts) of the pictures of a tar file; members of one sample follow each other."""
-    waiting: tuple[str, str, bytes, int] | None = None
-    fact: dict[str, Any] = {}
-    stem = ""
-    with tarfile.open(fileobj=stream, mode="r:") as tar:
-        for member in tar:
-            if not member.isfile():
-                continue
-            # WebDataset: the sample's name ends at the first dot of the last part of the path.
-            parent, _, last = member.name.rpartition("/")
-            begin, _, ending = last.partition(".")
-            here = f"{parent}/{begin}"
-            if here != stem:
-                if waiting is not None:
-                    yield waiting[1], waiting[2], waiting[3], fact
-                stem, waiting, fact = here, None, {}
-            handle = tar.extractfile(member)
-            data = handle.read() if handle is not None else b""
-            if f".{ending.lower()}" in _PICTURES:
-                if waiting is not None:
-                    raise ValueError(f"the sample {here.strip('/')} has two pictures")
-                waiting = (here, member.name, data, member.offset_data)
-            elif ending.lower() == "json":
-                loaded = json.loads(data)
-                if not isinstance(loaded, dict):
-                    raise ValueError(f"{member.name} must hold a JSON object")
-                fact = loaded
-    if waiting is not None:
-        yield waiting[1], waiting[2], waiting[3], fact
+    """(name, bytes, offset, facts) of the pictures of a tar file."""
+    for sample in read_samples(stream):
+        picture, facts = sample.picture(), sample.members.get(".json")
+        if picture is None:
+            continue
+        fact = json.loads(facts.data) if facts is not None else {}
+        if not isinstance(fact, dict):
+            raise ValueError(f"{sample.name}.json must hold a JSON object")
+        yield picture.name, picture.data, picture.offset, fact
 
 
 def _label_arrays(facts: Sequence[Mapping[str, Any]]) -> dict[str, Array]:

@@ -111,6 +111,7 @@ class Slurm:
         self.wait("munged", (folder / "munge.socket").exists, 60)
         control, first, second = free_ports(3)
         me, host = pwd.getpwuid(os.geteuid()).pw_name, socket.gethostname().partition(".")[0]
+        grace = round(120 * PATIENCE)
         (folder / "slurm.conf").write_text(
             f"""ClusterName=facezoo
 SlurmctldHost={host}(127.0.0.1)
@@ -144,7 +145,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=2 State=UNKNOWN
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=2 State=UNKNOWN
-PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={round(120 * PATIENCE)}
+PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime={grace}
 PartitionName=urgent Nodes=node1,node2 MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
         )
