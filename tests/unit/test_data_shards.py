@@ -172,7 +172,7 @@ def test_damage_is_told(packed: Path, tmp_path: Path):
     shard.write_bytes(content)
     faces = ShardedFaces(folder)
     faces.images[1]
-    with pytest.raises(InputError, match="picture 2 in the shard .* damaged"):
+    with pytest.raises(InputError, match=r"picture 2 in the shard .* is damaged"):
         faces.images[2]
     assert main(["shards", "check", str(folder)]) == 2
     shard.write_bytes(content[:-1])
