@@ -16,8 +16,15 @@ recipe=$1 output=$2
 shift 2
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+head=${HEAD:-localhost:29500}
+conf="join_timeout=${JOIN_TIMEOUT:-600},read_timeout=${JOIN_TIMEOUT:-600}"
+if [ -n "${ADDRESS:-}" ]; then
+  # torchrun finds out by names whether it is HEAD; where those lead nowhere it has to be told.
+  conf="$conf,is_host=$([ "$ADDRESS" = "${head%:*}" ] && echo 1 || echo 0)"
+fi
+
 exec torchrun \
   --nnodes="${NODES:-1}" --nproc-per-node="${GPUS:-1}" --max-restarts="${RESTARTS:-10}" \
-  --rdzv-backend=c10d --rdzv-endpoint="${HEAD:-localhost:29500}" --rdzv-id="${RUN_ID:-facezoo}" \
-  --rdzv-conf="join_timeout=${JOIN_TIMEOUT:-600}" ${ADDRESS:+--local-addr="$ADDRESS"} \
+  --rdzv-backend=c10d --rdzv-endpoint="$head" --rdzv-id="${RUN_ID:-facezoo}" \
+  --rdzv-conf="$conf" ${ADDRESS:+--local-addr="$ADDRESS"} \
   -m facezoo train "$recipe" --output "$output" --nodes "${NODES:-1}" --devices "${GPUS:-1}" --requeue "$@"

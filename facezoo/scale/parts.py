@@ -493,7 +493,8 @@ def _items(part: Part, run: Run) -> Iterator[Item]:
 
 def _parquet_items(path: Path, part: Part, run: Run) -> Iterator[Item]:
     file = _open_parquet(path)
-    groups, before, begin = [], 0, 0
+    groups: list[int] = []
+    before = begin = 0
     for group in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
         if before + rows > part.first and before < part.first + part.count:
