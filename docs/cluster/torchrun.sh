@@ -5,7 +5,8 @@
 #
 # HEAD is one of the machines, the same in all lines; its agent keeps the list of the others. A machine that is lost is
 # replaced by running the line on another one; the others wait for it (10 minutes; JOIN_TIMEOUT in seconds) and all go on
-# from the last checkpoint. ADDRESS is this machine's, where its name leads nowhere. The run folder and the data must lie on a file system that all machines share.
+# from the last checkpoint. ADDRESS is this machine's, where its name leads nowhere. The run folder and the data must lie
+# on a file system that all machines share.
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

@@ -13,6 +13,7 @@ import pytest
 from facezoo.batch import Settings
 from facezoo.keys import Key
 from facezoo.scale.parts import Run, find_inputs, plan_run, summarize
+from tests.cluster.slurm import free_ports
 from tests.scale.pictures import picture, pixels, write_tar
 from tests.scale.test_parts import members
 
@@ -28,12 +29,26 @@ def cluster(repository: Path, monkeypatch):
     """A head without processors and three raylets with one each."""
     from ray.cluster_utils import Cluster
 
+    # A busy machine is not a dead one: Ray's own limits are 15 to 30 seconds.
+    patient = {
+        "agent_register_timeout_ms": 100_000,
+        "worker_register_timeout_seconds": 200,
+        "health_check_timeout_ms": 60_000,
+        "health_check_initial_delay_ms": 60_000,
+    }
+    for name, value in patient.items():
+        monkeypatch.setenv(f"RAY_{name}", str(round(value * PATIENCE)))
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", str(round(60 * PATIENCE)))
     monkeypatch.setenv("PYTHONPATH", str(repository))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_health_check_failure_threshold", "20")  # a busy machine is not a dead one
-    small = {"object_store_memory": 100 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
-    nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(3)]
+
+    def small() -> dict[str, int]:
+        # Ports that are given need not be waited for.
+        names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
+        return {"object_store_memory": 100 << 20, **dict(zip(names, free_ports(4), strict=True))}
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small()})
+    nodes = [cluster.add_node(num_cpus=1, **small()) for _ in range(3)]
     cluster.wait_for_nodes(timeout=120 * PATIENCE)
     ray.init(address=cluster.address, log_to_driver=False)
     yield cluster, nodes
