@@ -24,6 +24,22 @@ PATIENCE = float(os.environ.get("FACEZOO_TEST_PATIENCE", "1"))
 COUNT = 40
 
 
+def patiently(function):
+    """The function, asked again until it answers."""
+
+    def asked_again(*words):
+        until = time.monotonic() + 60 * PATIENCE
+        while True:
+            try:
+                return function(*words)
+            except RuntimeError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(1)
+
+    return asked_again
+
+
 @pytest.fixture
 def cluster(repository: Path, monkeypatch):
     """A head without processors and three raylets with one each."""
@@ -41,6 +57,9 @@ def cluster(repository: Path, monkeypatch):
     monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", str(round(60 * PATIENCE)))
     monkeypatch.setenv("PYTHONPATH", str(repository))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+    if PATIENCE > 1:  # the 30 seconds of a raylet's start are written into Ray's code
+        monkeypatch.setattr("ray._private.services.get_node", patiently(ray._private.services.get_node))
 
     def small() -> dict[str, int]:
         # Ports that are given need not be waited for.
