@@ -24,22 +24,6 @@ PATIENCE = float(os.environ.get("FACEZOO_TEST_PATIENCE", "1"))
 COUNT = 40
 
 
-def patiently(function):
-    """The function, asked again until it answers."""
-
-    def asked_again(*words):
-        until = time.monotonic() + 60 * PATIENCE
-        while True:
-            try:
-                return function(*words)
-            except RuntimeError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(1)
-
-    return asked_again
-
-
 @pytest.fixture
 def cluster(repository: Path, monkeypatch):
     """A head without processors and three raylets with one each."""
@@ -58,13 +42,10 @@ def cluster(repository: Path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(repository))
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
-    if PATIENCE > 1:  # the 30 seconds of a raylet's start are written into Ray's code
-        monkeypatch.setattr("ray._private.services.get_node", patiently(ray._private.services.get_node))
-
     def small() -> dict[str, int]:
         # Ports that are given need not be waited for.
-        names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
-        return {"object_store_memory": 100 << 20, **dict(zip(names, free_ports(4), strict=True))}
+        names = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port")
+        return {"object_store_memory": 100 << 20, **dict(zip(names, free_ports(3), strict=True))}
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small()})
     nodes = [cluster.add_node(num_cpus=1, **small()) for _ in range(3)]
