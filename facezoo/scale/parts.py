@@ -24,6 +24,7 @@ import os
 import secrets
 import shutil
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ SUMMARY: Final = "summary.json"
 _WORK: Final = ".work"
 _ATTEMPTS: Final = 3
 """A picture whose process died this often while it was worked on is given up, or it would end process after process."""
+_ATTEMPT: Final = "attempt\n"
+"""Line of the journal that begins an attempt at a part; the lines after it are the pictures begun."""
 _READ_ROWS: Final = 16
 """Rows of a parquet file held in memory at a time."""
 
@@ -231,6 +234,7 @@ def plan_run(run: Run, inputs: Sequence[Path], fingerprint: str, part_pictures: 
         "model": run.settings.model,
         "model_sha256": run.model_sha256,
         "settings": fingerprint,
+        "format": run.settings.file_format,
         "column": run.column,
         "keep_columns": list(run.keep_columns),
     }
@@ -390,16 +394,17 @@ class PartWorker:
     def _write(self, part: Part, hidden: Path) -> dict[str, Any]:
         """Fills the hidden folder; pictures leave memory one by one."""
         journal = self._journal(part)
-        begun = journal.read_text(encoding="ascii").split() if journal.exists() else []
+        deaths = _deaths(journal)
         writer: _Writer = _ParquetWriter(hidden, self.run) if self.run.kind == "parquet" else _TarWriter(hidden)
         failures: list[dict[str, Any]] = []
         done = skipped = faces = seen = 0
         with writer, journal.open("a", encoding="ascii") as note:
+            note.write(_ATTEMPT)
             for item in _items(part, self.run):
                 seen += 1
                 where = {"source": part.source, "row": item.row, "name": item.name}
                 try:
-                    if begun.count(str(item.row)) >= _ATTEMPTS:
+                    if deaths.get(item.row, 0) >= _ATTEMPTS:
                         raise FacezooError(f"its process died {_ATTEMPTS} times over it (out of memory?)")
                     note.write(f"{item.row}\n")
                     note.flush()
@@ -456,6 +461,14 @@ class PartWorker:
         )
         data, record = result.encode(settings.file_format or "png", quality=settings.quality)
         return data, "" if record is None else record.to_json(), sum(not face.kept for face in result.report.faces)
+
+
+def _deaths(journal: Path) -> Counter[int]:
+    """How many attempts at a part ended at each of its pictures: the last one that an attempt began is where it died."""
+    if not journal.exists():
+        return Counter()
+    attempts = journal.read_text(encoding="ascii").split(_ATTEMPT)
+    return Counter(int(rows[-1]) for rows in map(str.split, attempts) if rows and rows[-1].isdigit())
 
 
 def _no_face_at_all(error: FacezooError) -> bool:
