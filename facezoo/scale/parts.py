@@ -464,7 +464,7 @@ class PartWorker:
 
 
 def _deaths(journal: Path) -> Counter[int]:
-    """How many attempts at a part ended at each of its pictures: the last one that an attempt began is where it died."""
+    """How many attempts at a part ended at each of its pictures: the last one that an attempt began."""
     if not journal.exists():
         return Counter()
     attempts = journal.read_text(encoding="ascii").split(_ATTEMPT)
