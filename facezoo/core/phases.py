@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from facezoo.errors import InputError
+
 if TYPE_CHECKING:
     from facezoo.core.batches import PackedBatches
 
@@ -157,7 +159,7 @@ class PhasedModule(L.LightningModule):
         """Makes the first batch apply its phase, also after a resume, and checks that all processes are at one batch.
 
         Raises:
-            RuntimeError: they are not: one process did not see the checkpoint that another resumed from.
+            InputError: they are not: one process did not see the checkpoint that another resumed from.
         """
         self._applied = None
         if self.world_size > 1:
@@ -165,7 +167,7 @@ class PhasedModule(L.LightningModule):
             dist.all_reduce(ends, op=dist.ReduceOp.MAX)
             latest, earliest = int(ends[0]), -int(ends[1])
             if latest != earliest:
-                raise RuntimeError(
+                raise InputError(
                     f"the processes stand at batches {earliest} to {latest}: not all machines see the same run folder; "
                     "put --output on a file system that all of them share"
                 )

@@ -6,10 +6,11 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
 
 from facezoo.core.launch import Launch, check_launch, find_launch, requeue_slurm_job, require_prepared
 from facezoo.errors import FacezooError, InputError
-from tests.core.toy import make_set
+from tests.core.toy import Toy, make_set
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3", "RANK": "4"}
 SLURM = {"SLURM_JOB_ID": "12", "SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_PROCID": "5", "SLURM_JOB_NAME": "run"}
@@ -89,3 +90,24 @@ def test_requeue_that_cannot_be(tmp_path: Path, monkeypatch):
         requeue_slurm_job(SLURM)
     with pytest.raises(FacezooError, match="no job number"):
         requeue_slurm_job({"SLURM_JOB_ID": "1; reboot"})
+
+
+def test_all_processes_begin_at_one_batch(monkeypatch):
+    """One that did not see the checkpoint of the others ends the run before it trains in two places."""
+    module = Toy()
+    module.batches_seen = 7
+    monkeypatch.setattr(Toy, "world_size", 2)
+
+    def with_another_at(batches: int):
+        def all_reduce(tensor: torch.Tensor, op: object) -> None:
+            assert op == torch.distributed.ReduceOp.MAX
+            tensor.copy_(torch.maximum(tensor, torch.tensor([batches, -batches])))
+
+        monkeypatch.setattr("torch.distributed.all_reduce", all_reduce)
+
+    with_another_at(7)
+    module.on_train_start()
+    for other in (0, 9):
+        with_another_at(other)
+        with pytest.raises(InputError, match=f"{min(7, other)} to {max(7, other)}: not all machines see"):
+            module.on_train_start()
