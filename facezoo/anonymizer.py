@@ -241,6 +241,19 @@ class Result:
                 atomic_write(sidecar, previous, overwrite=True)
             raise
 
+    def encode(self, file_format: str = "png", *, quality: int = 95) -> tuple[bytes, PictureRecord | None]:
+        """The picture as a file's bytes, and the record that belongs to exactly these bytes; nothing is written.
+
+        Args:
+            file_format: "png", "jpg" or "webp".
+            quality: of JPEG and WebP, 1 to 100.
+
+        Raises:
+            InputError: another format.
+        """
+        data = encode_picture(self.picture, output_format(Path(f"picture.{file_format}"), None), quality)
+        return data, None if self.record is None else self._final_record(data)
+
     def _final_record(self, data: bytes) -> PictureRecord:
         assert self.record is not None  # noqa: S101 (the callers ask only where there is one)
         record = dataclasses.replace(self.record, picture_sha256=picture_sha256(data))

@@ -16,10 +16,12 @@ from collections.abc import Callable, Sequence
 
 from facezoo import __version__
 from facezoo.cli.common import Parser, UsageError, print_error
+from facezoo.cli.dataset import add_anonymize_dataset
 from facezoo.cli.generating import add_generate
 from facezoo.cli.measuring import add_curves, add_evaluate
 from facezoo.cli.models import add_demo, add_info, add_key, add_list
 from facezoo.cli.pictures import add_anonymize, add_recover
+from facezoo.cli.shards import add_shards
 from facezoo.cli.training import add_clusters, add_directions, add_label, add_prepare, add_train
 from facezoo.errors import FacezooError, KeyMaterialError
 
@@ -123,12 +125,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"facezoo {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, dest="command_name")
     add_anonymize(commands)
+    add_anonymize_dataset(commands)
     add_recover(commands)
     add_list(commands)
     add_info(commands)
     add_key(commands)
     add_demo(commands)
     add_prepare(commands)
+    add_shards(commands)
     add_label(commands)
     add_train(commands)
     add_directions(commands)

@@ -123,6 +123,17 @@ def add_train(commands: Commands) -> None:
     )
     parser.add_argument("--devices", type=positive, default=1, metavar="N", help="processes on this machine")
     parser.add_argument("--nodes", type=positive, default=1, metavar="N", help="machines")
+    parser.add_argument(
+        "--requeue",
+        action="store_true",
+        help="stopped before the end (signal, time limit): put the Slurm job back into its queue; under torchrun and "
+        "Kubernetes leave with exit code 75, so that it is started again",
+    )
+    parser.add_argument(
+        "--prepare-only",
+        action="store_true",
+        help="only complete the data (identity vectors); once, before several processes train on it",
+    )
     parser.add_argument("--init-from", metavar="MODEL", help="model or checkpoint folder that a new run starts from")
     parser.add_argument(
         "--init-networks",
@@ -192,6 +203,7 @@ def _clusters(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from facezoo.core.launch import EXIT_TRY_AGAIN
     from facezoo.hub.manifest import resolve_model
 
     run = import_part("facezoo.core.run", "training", "train")
@@ -214,8 +226,15 @@ def _train(arguments: argparse.Namespace) -> int:
         wandb=arguments.wandb,
         init_from=init_from,
         init_networks=arguments.init_networks,
+        requeue=arguments.requeue,
+        prepare_only=arguments.prepare_only,
     )
+    if arguments.prepare_only:
+        print("the data are complete: several processes can train on them now")
+        return 0
     ended = "finished" if result.finished else f"stopped by {result.stopped_by}; the same command goes on"
     print(f"{result.folder}: {result.batches_seen} batches, {ended}")
     print(f"checkpoint: {result.checkpoint}")
-    return 0
+    if result.requeued:
+        print("the job is back in Slurm's queue")
+    return EXIT_TRY_AGAIN if result.try_again else 0

@@ -1,4 +1,4 @@
-"""Batches of one or several packed sets, read straight from their memory maps."""
+"""Batches of one or several sets, read straight from the packed files' memory maps or from the shards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from facezoo.data.packed import PackedFaces
+from facezoo.data.shards import open_faces
 from facezoo.errors import InputError
 
 
@@ -21,7 +21,7 @@ class PackedBatches(Dataset[dict[str, Tensor]]):
     """Several packed sets as one list of faces; whole batches are fetched at once.
 
     Args:
-        paths: Packed files; all have ``fields``.
+        paths: Packed files or folders of shards; all have ``fields``.
         size: Side of the pictures that training wants; sets of another size are resized (area when shrinking).
         fields: Arrays to give beside ``image``.
 
@@ -32,7 +32,7 @@ class PackedBatches(Dataset[dict[str, Tensor]]):
     def __init__(self, paths: Sequence[Path], size: int, fields: Sequence[str]) -> None:
         if not paths:
             raise InputError("the recipe names no packed set; make one with: facezoo prepare FOLDER -o SET.safetensors")
-        self.sets = [PackedFaces(path) for path in paths]
+        self.sets = [open_faces(path) for path in paths]
         self.size, self.fields = size, tuple(fields)
         for faces in self.sets:
             missing = [field for field in self.fields if field not in faces]

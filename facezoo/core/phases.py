@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from facezoo.errors import InputError
+
 if TYPE_CHECKING:
     from facezoo.core.batches import PackedBatches
 
@@ -158,8 +160,21 @@ class PhasedModule(L.LightningModule):
 
     # ------------------------------------------------------------------ Lightning's hooks
     def on_train_start(self) -> None:
-        """Makes the first batch apply its phase, also after a resume."""
+        """Makes the first batch apply its phase, also after a resume, and checks that all processes are at one batch.
+
+        Raises:
+            InputError: they are not: one process did not see the checkpoint that another resumed from.
+        """
         self._applied = None
+        if self.world_size > 1:
+            ends = torch.tensor([self.batches_seen, -self.batches_seen], device=self.device)
+            dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+            latest, earliest = int(ends[0]), -int(ends[1])
+            if latest != earliest:
+                raise InputError(
+                    f"the processes stand at batches {earliest} to {latest}: not all machines see the same run folder; "
+                    "put --output on a file system that all of them share"
+                )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Applies the phase and keeps buffers equal on all ranks (manual optimisation never broadcasts them)."""

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 import logging
+import os
 import platform
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from facezoo import __version__
 from facezoo.core.batches import PackedBatches, as_batch
 from facezoo.core.callbacks import EndOfPhases, RunLog, SampleSheets
 from facezoo.core.ema import NetworkEMA
+from facezoo.core.launch import check_launch, find_launch, requeue_slurm_job, require_prepared
 from facezoo.core.phases import PhasedModule
 from facezoo.core.preemption import Preemption
 from facezoo.core.recipe import Recipe, load_recipe
@@ -54,6 +56,8 @@ class RunResult:
         batches_seen: Batches done, of all runs together.
         finished: Whether the last phase is complete.
         stopped_by: Why the run ended before, e.g. "the time limit"; "" when finished.
+        requeued: Whether the job was put back into Slurm's queue (known to the first process).
+        try_again: Whether the process should leave with ``EXIT_TRY_AGAIN``, so that its launcher starts it again.
     """
 
     folder: Path
@@ -61,6 +65,8 @@ class RunResult:
     batches_seen: int
     finished: bool
     stopped_by: str
+    requeued: bool = False
+    try_again: bool = False
 
 
 def training_class(method: str) -> Callable[..., PhasedModule]:
@@ -91,6 +97,8 @@ def train(
     wandb: bool = False,
     init_from: str | Path | None = None,
     init_networks: Sequence[str] = (),
+    requeue: bool = False,
+    prepare_only: bool = False,
 ) -> RunResult:
     """Trains a recipe, or goes on with the run that lies in the output folder.
 
@@ -106,6 +114,9 @@ def train(
         wandb: Log to Weights & Biases too (its own WANDB_MODE=offline works).
         init_from: Checkpoint folder whose networks a *new* run starts from; of another method too.
         init_networks: The networks that are taken from it; all that both have when empty.
+        requeue: Ask for another go when stopped before the end: Slurm puts the job back into its queue; elsewhere the
+            result says ``try_again``.
+        prepare_only: Only add to the packed sets what training needs (identity vectors, say), and stop.
 
     Returns:
         Where everything lies.
@@ -116,6 +127,8 @@ def train(
         OutputError: the folder cannot be written.
     """
     _check_machine(accelerator, devices, nodes, max_minutes)
+    launch = find_launch()
+    check_launch(launch, devices, nodes, overwrite=overwrite)
     recipe = load_recipe(recipe_path, overrides)
     folder = Path(output) if output is not None else Path("runs") / recipe.name
     settings = recipe.train
@@ -124,11 +137,17 @@ def train(
         module = cls(recipe.config, seed=settings.seed)
     except ValueError as error:
         raise InputError(f"{Path(recipe_path).name}: config: {error}") from error
+    paths = [Path(path) for path in recipe.data]
+    device = _own_device(accelerator)
+    if prepare_only:
+        if launch.world_size > 1:
+            raise InputError("--prepare-only is for one process: run it without torchrun or srun")
+        module.prepare_data_files(paths, device)
+        return RunResult(folder, folder / "checkpoint", 0, False, "--prepare-only")
     resume = _prepare_folder(folder, recipe, overwrite)
     if resume:
         _check_resumable(folder / "last.ckpt")
-    paths = [Path(path) for path in recipe.data]
-    device = torch.device("cuda", 0) if accelerator != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+    require_prepared(launch, paths, module.data_fields)
     module.prepare_data_files(paths, device)
     data = PackedBatches(paths, module.picture_size, module.data_fields)
     module.setup_data(data)
@@ -167,7 +186,7 @@ def train(
         logger=wandb_logger or False,
         # Preemption comes last: what it saves must include this batch's average and log.
         callbacks=[ema, log, sheets, EndOfPhases(), preemption],
-        plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+        plugins=[SLURMEnvironment(auto_requeue=False)] if launch.by == "slurm" else None,
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -210,7 +229,22 @@ def train(
         sheets.write(module)
         export(recipe, module, ema, checkpoint)
     finished = module.batches_seen >= module.total_batches
-    return RunResult(folder, checkpoint, module.batches_seen, finished, "" if finished else preemption.stopped_by)
+    if finished or not requeue:
+        return RunResult(folder, checkpoint, module.batches_seen, finished, "" if finished else preemption.stopped_by)
+    # Last of all: Slurm ends the job's processes with it. All of them have written what they had to.
+    under_slurm = "SLURM_JOB_ID" in os.environ
+    requeued = under_slurm and trainer.is_global_zero and requeue_slurm_job()
+    return RunResult(
+        folder, checkpoint, module.batches_seen, False, preemption.stopped_by, requeued, try_again=not under_slurm
+    )
+
+
+def _own_device(accelerator: str) -> torch.device:
+    """Where this process prepares its data: the GPU that Lightning will give it, if any."""
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    return torch.device("cuda", local % torch.cuda.device_count())
 
 
 def export(recipe: Recipe, module: PhasedModule, ema: NetworkEMA, checkpoint: Path) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from facezoo.data.packed import PackedFaces, rewrite_packed
+from facezoo.data.packed import PackedFaces
+from facezoo.data.shards import add_arrays, open_faces
 
 __all__ = ["embeddings_of", "ensure_embeddings"]
 
@@ -43,16 +44,16 @@ def embeddings_of(
 def ensure_embeddings(
     path: str | os.PathLike[str], name: str, recogniser: nn.Module, device: torch.device | str = "cpu"
 ) -> PackedFaces:
-    """Opens a packed set and adds ``embedding_<name>`` to its file when it is not there yet.
+    """Opens a set, packed or in shards, and adds ``embedding_<name>`` to its file when it is not there yet.
 
     Raises:
         InputError: not a packed set.
         OutputError: the file cannot be rewritten (disk full, read-only).
     """
-    faces = PackedFaces(path)
+    faces = open_faces(path)
     field = f"embedding_{name}"
     if field not in faces:
         vectors = embeddings_of(faces, recogniser, device)
-        rewrite_packed(path, path, arrays={field: vectors}, overwrite=True)
-        faces = PackedFaces(path)
+        add_arrays(path, {field: vectors})
+        faces = open_faces(path)
     return faces

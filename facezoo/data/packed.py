@@ -39,7 +39,7 @@ import numpy.typing as npt
 from facezoo.errors import InputError, OutputError
 from facezoo.files import check_output
 
-__all__ = ["FORMAT_VERSION", "PackedFaces", "rewrite_packed", "write_packed"]
+__all__ = ["FORMAT_VERSION", "PackedFaces", "rewrite_packed", "stream_to", "write_packed"]
 
 FORMAT_VERSION = "1"
 """Value of the metadata field ``facezoo_packed``; a reader refuses any other."""
@@ -366,7 +366,7 @@ def write_packed(
         if written != count:
             raise InputError(f"only {written} pictures came for {count} names")
 
-    _stream_to(real, write, overwrite)
+    stream_to(real, write, overwrite)
     return target
 
 
@@ -417,7 +417,7 @@ def rewrite_packed(
     )
 
 
-def _stream_to(target: Path, write: Callable[[IO[bytes]], None], overwrite: bool) -> None:
+def stream_to(target: Path, write: Callable[[IO[bytes]], None], overwrite: bool) -> None:
     """Let ``write`` fill a temporary file beside ``target``, then move it there; remove it on any failure.
 
     `facezoo.files.atomic_write` wants the whole content in memory, which a set of pictures is too big for.

@@ -26,7 +26,7 @@ from facezoo.core.phases import PhasedModule
 from facezoo.data.attributes import ATTRIBUTES
 from facezoo.data.embeddings import ensure_embeddings
 from facezoo.data.labels import labels_of
-from facezoo.data.packed import PackedFaces
+from facezoo.data.shards import open_faces
 from facezoo.errors import InputError
 from facezoo.methods.attributed.config import AttributedConfig
 from facezoo.methods.attributed.model import AttributedNetworks, RequestShift
@@ -95,7 +95,7 @@ class AttributedTraining(PhasedModule):
         if self.config.jpeg_share > 0:
             saved_file.jpeg_codec()
         for path in paths:
-            labels_of(PackedFaces(path), self.config.attributes)
+            labels_of(open_faces(path), self.config.attributes)
             if self.config.extractor == "recogniser":
                 ensure_embeddings(path, self.config.recogniser, self.recogniser, device)
 

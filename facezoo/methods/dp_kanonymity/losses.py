@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def multilabel_loss(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
+def multilabel_loss(logits: Tensor, target: Tensor, known: Tensor, count: Tensor | None = None) -> Tensor:
     """Multi-label soft margin loss (4.3) over the labels that are known: ``(B, c)`` each -> scalar.
 
-    With every label known this is ``torch.nn.MultiLabelSoftMarginLoss``.
+    With every label known this is ``torch.nn.MultiLabelSoftMarginLoss``. ``count`` is how many are known, where that is
+    the average over several processes: their averaged gradients are then those of the whole batch.
     """
     each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none") * known
-    return each.sum() / known.sum().clamp(min=1)
+    return each.sum() / (known.sum() if count is None else count).clamp(min=1)
 
 
 def attribute_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class DPKAnonymityTraining(PhasedModule):
             group["lr"] = c.classifier_learning_rate * left**c.classifier_decay
         with optimizer.toggle_model():
             _, logits = self.model.classifier(faces)
-            loss = losses.multilabel_loss(logits, target, known)
+            loss = losses.multilabel_loss(logits, target, known, self._whole(known).sum() / self.world_size)
             optimizer.zero_grad()
             self.manual_backward(loss)
             optimizer.step()
@@ -105,9 +105,16 @@ class DPKAnonymityTraining(PhasedModule):
 
     def _wanted(self, own: Tensor) -> Tensor:
         """Attributes that the faces are to get: those of another face of the whole batch."""
-        rng = self.generator_for("targets")
-        order = torch.randperm(len(own), generator=rng).to(own.device)
-        return own[order]
+        whole = self._whole(own)
+        order = torch.randperm(len(whole), generator=self.generator_for("targets"))
+        return whole[self.share(order)]
+
+    def _whole(self, mine: Tensor) -> Tensor:
+        """The rows of all processes, in the order that ``share`` takes them apart; no gradient passes."""
+        if self.world_size == 1:
+            return mine
+        gathered = cast(Tensor, self.all_gather(mine.detach()))
+        return gathered.transpose(0, 1).flatten(0, 1)
 
     def _discriminate(self, faces: Tensor, own: Tensor) -> dict[str, Tensor]:
         c, optimizer = self.config, self._optimizers()[2]
