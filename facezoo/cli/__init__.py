@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from facezoo import __version__
 from facezoo.cli.common import Parser, UsageError, print_error
 from facezoo.cli.generating import add_generate
+from facezoo.cli.hub import add_download, add_publish
 from facezoo.cli.measuring import add_curves, add_evaluate
 from facezoo.cli.models import add_demo, add_info, add_key, add_list
 from facezoo.cli.pictures import add_anonymize, add_recover
@@ -136,4 +137,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_generate(commands)
     add_curves(commands)
+    add_download(commands)
+    add_publish(commands)
     return parser
