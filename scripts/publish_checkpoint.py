@@ -23,9 +23,9 @@ from typing import Any
 import yaml
 
 from facezoo.errors import FacezooError, InputError
-from facezoo.evaluate.report import headline
 from facezoo.files import atomic_write
 from facezoo.hub import card, registry_file
+from facezoo.hub.card import headline
 from facezoo.hub.manifest import load_networks, read_manifest, verify_files, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -35,8 +35,8 @@ def add_publish(commands: Commands) -> None:
         "check a checkpoint and push it to the Hugging Face hub",
         "  facezoo publish runs/mine --repo-id org/name --card card.yaml --dry-run\n"
         "  facezoo publish runs/mine --repo-id org/name --private --evaluation evaluated/evaluation.json",
-        " Nothing is sent before all checks pass; everything arrives in one commit. The token is that of HF_TOKEN or of "
-        "`hf auth login`.",
+        " Nothing is sent before all checks pass; everything arrives in one commit. The token is that of HF_TOKEN or "
+        "of `hf auth login`.",
     )
     parser.add_argument("run", metavar="RUN", help="run folder, checkpoint folder or bundled model")
     parser.add_argument("--repo-id", required=True, metavar="ORG/NAME", help="repository; made when it does not exist")

@@ -29,6 +29,11 @@ class TrainConfig:
         sheet_every_batches: Batches between sample sheets.
         tick_batches: Batches of one Lightning epoch; epochs have no other meaning here.
         loader_workers: Processes that read the data; 0 reads in the training process (enough for packed sets).
+        freeze: Which layers of the networks that ``--init-from`` brought stay as they are (``core.freezing.PRESETS``).
+        held_out: Packed set that is never trained on, for stopping early; "" for none.
+        patience: Looks at ``held_out`` without progress that end a phase; 0 never ends one early.
+        look_every_batches: Batches between looks.
+        keep_last: Export the weights of the last batch too, beside the averaged ones (variant "last").
     """
 
     batch_size: int = 16
@@ -42,14 +47,21 @@ class TrainConfig:
     sheet_every_batches: int = 250
     tick_batches: int = 250
     loader_workers: int = 0
+    freeze: Literal["none", "late", "biases"] = "none"
+    held_out: str = ""
+    patience: int = 0
+    look_every_batches: int = 50
+    keep_last: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what would fail or never end later, with the name of the setting."""
-        for name in ("batch_size", "log_every_batches", "sheet_every_batches", "tick_batches"):
+        for name in ("batch_size", "log_every_batches", "sheet_every_batches", "tick_batches", "look_every_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.loader_workers < 0 or self.seed < 0:
             raise ValueError("loader_workers and seed must not be negative")
+        if self.patience < 0 or (self.patience and not self.held_out):
+            raise ValueError("patience must not be negative, and needs held_out: a packed set to look at")
         if not self.save_every_minutes > 0:
             raise ValueError(f"save_every_minutes must be above 0, not {self.save_every_minutes}")
         if not 0 <= self.ema_decay < 1:

@@ -20,7 +20,7 @@ from typing import Any
 
 from facezoo.files import atomic_write, check_output
 
-__all__ = ["JSON_NAME", "MARKDOWN_NAME", "check_report", "headline", "markdown_report", "write_report"]
+__all__ = ["JSON_NAME", "MARKDOWN_NAME", "check_report", "markdown_report", "write_report"]
 
 JSON_NAME = "evaluation.json"
 MARKDOWN_NAME = "evaluation.md"
@@ -146,40 +146,6 @@ def markdown_report(result: Mapping[str, Any]) -> str:
     speed = 1000 * result["anonymized"]["seconds_a_face"]
     lines.append(f"{speed:.1f} ms a face to anonymize; {result['anonymized']['failed']} faces failed.")
     return "\n".join(lines) + "\n"
-
-
-def headline(results: Mapping[str, Any]) -> dict[str, str]:
-    """The figures that `facezoo info` shows: each with its interval and the judge.
-
-    Args:
-        results: what ``evaluate_model`` returned.
-
-    Returns:
-        Plain texts by name, for a manifest's ``metrics``.
-    """
-    far = f"far_{results['far'][0]:g}"
-    judges = [name for name, entry in results["judges"].items() if not entry["took_part_in_training"]]
-    shown = {"measured on": f"{results['n']} faces of {results['people']} people, {results['scope'].split(';')[0]}"}
-
-    def percent(figure: Mapping[str, float]) -> str:
-        return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
-
-    def plain(figure: Mapping[str, float], digits: int) -> str:
-        return f"{figure['value']:.{digits}f} ({figure['low']:.{digits}f}-{figure['high']:.{digits}f})"
-
-    for judge in judges:
-        of = f"({judge}, FAR {results['far'][0]:g})"
-        shown[f"taken for the original {of}"] = percent(results["anonymized"]["judges"][judge]["taken"][far])
-        if results["reversible"]:
-            for name, part in results["recovered"].items():
-                shown[f"right key, {name} {of}"] = percent(part["judges"][judge]["taken"][far])
-            shown[f"wrong key {of}"] = percent(results["wrong_key"]["judges"][judge]["taken"][far])
-    if results["anonymized"].get("detected"):
-        shown["faces detected"] = percent(results["anonymized"]["detected"])
-    if results["reversible"]:
-        shown["PSNR, png, dB"] = plain(results["recovered"]["png"]["psnr"], 1)
-        shown["SSIM, png"] = plain(results["recovered"]["png"]["ssim"], 3)
-    return shown
 
 
 def check_report(folder: Path, overwrite: bool = False) -> None:

@@ -23,8 +23,8 @@ import yaml
 
 from facezoo import registry
 from facezoo.errors import CheckpointError, FacezooError, InputError, OutputError
-from facezoo.files import checkpoint_file, sha256_bytes
-from facezoo.hub.card import card_text
+from facezoo.files import checkpoint_file, file_parts, sha256_bytes
+from facezoo.hub.card import card_text, headline
 from facezoo.hub.manifest import (
     MANIFEST_NAME,
     load_networks,
@@ -331,8 +331,6 @@ def _final_manifest(
     data_licence: str | None,
 ) -> dict[str, Any]:
     """The manifest as it is published."""
-    from facezoo.evaluate.report import headline
-
     known = {info.name: info for info in registry.list_methods(kind=None)}
     info = known.get(manifest["method"])
     final: dict[str, Any] = {**manifest, **{key: value for key, value in words.items() if key != "training"}}
@@ -401,7 +399,14 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="facezoo-publish-") as temporary:
         staged = Path(temporary) / "checkpoint"
         plain = {key: value for key, value in final.items() if key not in ("files", "checksum")}
-        variants = {parts: load_networks(folder, select_variant(final, parts)) for parts in _variants(final)}
+        variants = {
+            variant: {
+                name: state
+                for name, state in load_networks(folder, select_variant(final, variant)).items()
+                if name in own
+            }
+            for variant, own in _variants(final).items()
+        }
         write_checkpoint(staged, plain, load_networks(folder, final), variants=variants, part_bytes=part_bytes)
         written, digest = read_manifest(staged)
         text = _hub_card(written, results, repository)
@@ -417,10 +422,14 @@ def publish(
     return Published(repository, commit, files, checks, text)
 
 
-def _variants(manifest: Mapping[str, Any]) -> list[str]:
-    from facezoo.files import file_parts
-
-    return sorted({parts[1] for name in manifest["files"] if (parts := file_parts(name)) is not None} - {""})
+def _variants(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
+    """The networks of which there are other weights, by variant."""
+    found: dict[str, set[str]] = {}
+    for name in manifest["files"]:
+        parts = file_parts(name)
+        if parts is not None and parts[1]:
+            found.setdefault(parts[1], set()).add(parts[0])
+    return found
 
 
 def _push(

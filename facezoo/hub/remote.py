@@ -6,8 +6,8 @@ connection is taken up where it broke; after a kill every finished file is kept 
 which is why published networks are cut into parts.
 
 The manifest comes first. Only the files that it names are fetched, and none of them is loaded before its SHA-256 is
-that of the manifest. What vouches for the manifest is the commit: a branch or a tag may point elsewhere tomorrow, so pin
-the commit where it matters (``org/name@COMMIT``; ``facezoo download`` prints it).
+that of the manifest. What vouches for the manifest is the commit: a branch or a tag may point elsewhere tomorrow, so
+pin the commit where it matters (``org/name@COMMIT``; ``facezoo download`` prints it).
 """
 
 from __future__ import annotations
