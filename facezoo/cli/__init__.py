@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from facezoo import __version__
 from facezoo.cli.common import Parser, UsageError, print_error
+from facezoo.cli.finetuning import add_finetune
 from facezoo.cli.generating import add_generate
 from facezoo.cli.hub import add_download, add_publish
 from facezoo.cli.measuring import add_curves, add_evaluate
@@ -138,5 +139,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_generate(commands)
     add_curves(commands)
     add_download(commands)
+    add_finetune(commands)
     add_publish(commands)
     return parser

@@ -73,6 +73,8 @@ class PhasedModule(L.LightningModule):
     seed: int
     picture_size: int
     data_fields: tuple[str, ...] = ()
+    labels_by_index: bool = False
+    """Whether ``step`` looks something up by a picture's place in the training set; no other picture can be given."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -290,6 +290,8 @@ def _early_stop(
     """The callback that looks at held-out pictures, where the recipe asks for it."""
     if not settings.patience:
         return None
+    if module.labels_by_index:
+        raise InputError(f"{type(module).__name__} cannot look at held-out pictures; leave out train.patience")
     held_out = Path(settings.held_out)
     if held_out in paths:
         raise InputError(f"{held_out} is both trained on and held out; give another train.held_out")
