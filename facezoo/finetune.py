@@ -24,7 +24,7 @@ from facezoo.core.configuration import build_strict
 from facezoo.core.recipe import TrainConfig
 from facezoo.core.run import train, training_class
 from facezoo.data.labelling import label_set
-from facezoo.data.packed import PackedFaces, write_packed
+from facezoo.data.packed import PackedFaces, rewrite_packed
 from facezoo.data.prepare import prepare
 from facezoo.errors import CheckpointError, InputError, OutputError
 from facezoo.evaluate.protocol import EvaluationSettings
@@ -204,7 +204,7 @@ def _pack(data: Path, folder: Path, settings: FineTuneSettings, size: int, progr
     if data.suffix == ".safetensors":
         if PackedFaces(data).size != size:
             raise InputError(f"{data} holds faces of {PackedFaces(data).size} pixels and the model takes {size}")
-        _subset(PackedFaces(data), np.arange(len(PackedFaces(data))), packed)
+        rewrite_packed(data, packed)
     else:
         identity: Any = settings.identity
         prepare(data, packed, size=size, identity=identity, source=settings.rights, progress=progress)
@@ -238,27 +238,9 @@ def split_people(packed: Path, folder: Path, share: float) -> tuple[Path, Path]:
     count = max(7, round(share * len(present)))
     chosen = set(ordered[: min(count, len(present) - 2)])
     kept = np.array([names[index] in chosen for index in np.asarray(faces.identity)])
-    _subset(faces, np.flatnonzero(kept), held_out)
-    _subset(faces, np.flatnonzero(~kept), training)
+    rewrite_packed(packed, held_out, indices=np.flatnonzero(kept).tolist(), overwrite=True)
+    rewrite_packed(packed, training, indices=np.flatnonzero(~kept).tolist(), overwrite=True)
     return training, held_out
-
-
-def _subset(faces: PackedFaces, rows: np.ndarray[Any, Any], path: Path) -> None:
-    """Some pictures of a packed set, with their labels, as a set of its own."""
-    names = list(faces.identities)
-    labels = [name for name in faces.label_names if name != "identity"]
-    fixed = {"facezoo_packed", "identities", "files", "source", "crop"}
-    write_packed(
-        path,
-        (faces.images[int(row)] for row in rows),
-        size=faces.size,
-        identities=[names[int(faces.identity[row])] for row in rows],
-        files=[faces.files[int(row)] for row in rows],
-        arrays={name: np.asarray(faces.array(name))[rows] for name in labels},
-        metadata={key: value for key, value in faces.metadata.items() if key not in fixed},
-        source=faces.metadata.get("source", ""),
-        overwrite=True,
-    )
 
 
 def _write_recipe(
@@ -371,9 +353,10 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     rows: list[tuple[str, str, str, str]] = []
 
     def add(
-        title: str, better: str, values: Sequence[Any], scale: float = 100, unit: str = " %", digits: int = 1
+        title: str, better: str, pair: Sequence[Any], scale: float = 100, unit: str = " %", digits: int = 1
     ) -> None:
-        rows.append((title, better, *(figure(value, scale, unit, digits) for value in values)))  # type: ignore[arg-type]
+        first, second = (figure(value, scale, unit, digits) for value in pair)
+        rows.append((title, better, first, second))
 
     for judge in before["judges"]:
         mark = "*" if before["judges"][judge]["took_part_in_training"] else ""
@@ -387,11 +370,8 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
             if any(part is None for part in parts):
                 continue
             for judge in before["judges"]:
-                add(
-                    f"{title} taken for the original, {judge}",
-                    better,
-                    [p["judges"][judge]["taken"][far] for p in parts],
-                )
+                taken = [part["judges"][judge]["taken"][far] for part in parts]
+                add(f"{title} taken for the original, {judge}", better, taken)
             if kind == "recovered":
                 add("right key, PSNR in dB", "higher", [part["psnr"] for part in parts], 1, "", 2)
                 add("right key, SSIM", "higher", [part["ssim"] for part in parts], 1, "", 3)
@@ -433,8 +413,8 @@ def _finish(
     rights = settings.rights or "the user's own pictures, whose rights were not stated"
     card["Training data"] = f"{card.get('Training data', '')} Adapted to: {rights}.".strip()
     card["Fine-tuning"] = (
-        f"From {base.name} (manifest {base.sha256[:16]}), {manifest['training']['batches']} batches at {settings.rate:g} "
-        f"of its learning rates, frozen layers: {settings.freeze}."
+        f"From {base.name} (manifest {base.sha256[:16]}), {manifest['training']['batches']} batches at "
+        f"{settings.rate:g} of its learning rates, frozen layers: {settings.freeze}."
     )
     licences = {"code": "Apache-2.0", "weights": old["licence"], **old.get("licences", {})}
     licences["data"] = f"{licences.get('data', f'as {base.name}')}; {rights}"

@@ -29,9 +29,7 @@ def add_finetune(commands: Commands) -> None:
         help="what stays frozen: the first half of the layers (late, default), all but biases and scales, or none",
     )
     parser.add_argument("--batches", type=positive, default=300, metavar="N", help="of training (default: 300)")
-    parser.add_argument(
-        "--rate", type=part, default=0.25, metavar="R", help="part of the learning rates (default: .25)"
-    )
+    parser.add_argument("--rate", type=part, default=0.25, metavar="R", help="part of the old learning rates (.25)")
     parser.add_argument(
         "--patience",
         type=whole,
