@@ -352,17 +352,16 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
     rows: list[tuple[str, str, str, str]] = []
 
-    def add(
-        title: str, better: str, pair: Sequence[Any], scale: float = 100, unit: str = " %", digits: int = 1
-    ) -> None:
-        first, second = (figure(value, scale, unit, digits) for value in pair)
+    def add(title: str, better: str, pair: Sequence[Any], scale: float = 100, unit: str = " %") -> None:
+        # Rates in per cent with one digit, cosines and similarities with three.
+        first, second = (figure(value, scale, unit, 1 if scale == 100 else 3) for value in pair)
         rows.append((title, better, first, second))
 
     for judge in before["judges"]:
         mark = "*" if before["judges"][judge]["took_part_in_training"] else ""
         both = [result["anonymized"]["judges"][judge] for result in (before, after)]
         add(f"taken for the original, {judge}{mark}", "lower", [part["taken"][far] for part in both])
-        add(f"cosine to the original, {judge}{mark}", "lower", [part["cosine"] for part in both], 1, "", 3)
+        add(f"cosine to the original, {judge}{mark}", "lower", [part["cosine"] for part in both], 1, "")
     add("face detected", "higher", [result["anonymized"]["detected"] for result in (before, after)])
     if before["recovered"] is not None:
         for kind, title, better in (("recovered", "right key", "higher"), ("wrong_key", "wrong key", "lower")):
@@ -373,8 +372,8 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
                 taken = [part["judges"][judge]["taken"][far] for part in parts]
                 add(f"{title} taken for the original, {judge}", better, taken)
             if kind == "recovered":
-                add("right key, PSNR in dB", "higher", [part["psnr"] for part in parts], 1, "", 2)
-                add("right key, SSIM", "higher", [part["ssim"] for part in parts], 1, "", 3)
+                add("right key, PSNR in dB", "higher", [part["psnr"] for part in parts], 1, "")
+                add("right key, SSIM", "higher", [part["ssim"] for part in parts], 1, "")
     lines = [
         f"# {before['name']} before and after",
         "",

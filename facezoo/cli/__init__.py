@@ -22,6 +22,7 @@ from facezoo.cli.hub import add_download, add_publish
 from facezoo.cli.measuring import add_curves, add_evaluate
 from facezoo.cli.models import add_demo, add_info, add_key, add_list
 from facezoo.cli.pictures import add_anonymize, add_recover
+from facezoo.cli.recipes import add_recipes
 from facezoo.cli.training import add_clusters, add_directions, add_label, add_prepare, add_train
 from facezoo.errors import FacezooError, KeyMaterialError
 
@@ -133,6 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_prepare(commands)
     add_label(commands)
     add_train(commands)
+    add_recipes(commands)
     add_directions(commands)
     add_clusters(commands)
     add_evaluate(commands)

@@ -89,17 +89,22 @@ class Recipe:
     data: tuple[str, ...]
 
 
-def _found(path: str | Path) -> Path:
+def recipe_folder() -> Path:
+    """Where the recipes that ship lie: in the wheel, or at the root of the repository."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def found_recipe(path: str | Path) -> Path:
     """The file itself, or else the recipe of that name that ships, with or without ``recipes/`` and ``.yaml``."""
     path = Path(path)
     if path.exists():
         return path
-    package = Path(__file__).resolve().parents[1]
     parts = path.parts[1:] if path.parts[:1] == ("recipes",) else path.parts
-    for root in (package / "recipes", package.parent / "recipes"):  # in the wheel; in the repository
-        for name in (Path(*parts), Path(*parts).with_suffix(".yaml")):
-            if ".." not in parts and not path.is_absolute() and (root / name).is_file():
-                return root / name
+    for name in (Path(*parts), Path(*parts).with_suffix(".yaml")) if parts else ():
+        if ".." not in parts and not path.is_absolute() and (recipe_folder() / name).is_file():
+            return recipe_folder() / name
     return path
 
 
@@ -113,12 +118,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: No such file, not YAML, unknown key, override without ``=``.
     """
-    path = _found(path)
+    path = found_recipe(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"cannot read the recipe {path}: {error.strerror}; see recipes/ for the ones that ship"
+            f"cannot read the recipe {path}: {error.strerror}; see `facezoo recipes list` for the ones that ship"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a YAML recipe: {str(error).splitlines()[0]}") from error
