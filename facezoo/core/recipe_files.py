@@ -14,7 +14,7 @@ from typing import Any, Final
 import yaml
 
 from facezoo.core.configuration import build_strict
-from facezoo.core.recipe import Recipe, TrainConfig, found_recipe, load_recipe, recipe_folder
+from facezoo.core.recipe import Recipe, found_recipe, load_recipe, recipe_folder
 from facezoo.errors import InputError
 from facezoo.files import atomic_write
 from facezoo.registry import list_methods, method_info

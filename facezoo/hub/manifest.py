@@ -200,7 +200,10 @@ def _check_manifest(manifest: object, where: Path) -> dict[str, Any]:
         parts = file_parts(name)
         if parts is None:
             raise wrong(f"{name!r} is not the name of a safetensors file")
-        parts_of.setdefault((parts[0], parts[1], parts[3]), set()).add(parts[2])
+        there = parts_of.setdefault((parts[0], parts[1], parts[3]), set())
+        if parts[2] in there:
+            raise wrong(f"a part of {parts[0]} is named twice")
+        there.add(parts[2])
         if not isinstance(entry, dict) or set(entry) - {"from"} != {"sha256", "bytes"}:
             raise wrong(f"the entry of {name} must hold exactly sha256 and bytes, and from where it is shared")
         # Another checkpoint's name is a folder's name: the pattern lets nothing else through.

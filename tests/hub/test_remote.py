@@ -41,7 +41,7 @@ WORDS = {
         "Limits": ["All of them."],
         "Training data": "None.",
     },
-    "licences": {"data": "no data"},
+    "licences": {"code": "Apache-2.0", "weights": "Apache-2.0", "data": "no data"},
     "paper": "none",
 }
 
@@ -91,13 +91,13 @@ def offline(monkeypatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
-def replace_file(hub: Hub, name: str, content: bytes, **changes: object) -> None:
+def replace_file(hub: Hub, file: str, content: bytes, /, **changes: object) -> None:
     """A new commit with another file, and a manifest that vouches for it."""
     files = dict(hub.files(REPOSITORY))
     manifest = json.loads(files["manifest.json"])
     manifest.pop("checksum")
-    manifest["files"][name] = {"sha256": sha256_bytes(content), "bytes": len(content)}
-    files[name], files["manifest.json"] = content, json.dumps({**manifest, **changes}).encode()
+    manifest["files"][file] = {"sha256": sha256_bytes(content), "bytes": len(content)}
+    files[file], files["manifest.json"] = content, json.dumps({**manifest, **changes}).encode()
     hub.commit(REPOSITORY, files)
 
 
@@ -298,7 +298,9 @@ def test_a_flipped_byte_is_never_loaded(published):
     facezoo.from_pretrained(REPOSITORY)
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(published, tmp_path):
+def test_a_broken_connection_is_taken_up_where_it_broke(published, monkeypatch):
+    piece = 2**20
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", piece)  # what the client writes to the disk at a time
     content = torch.randn(3_000_000, generator=torch.Generator().manual_seed(1))
     big = save({"weight": content})
     assert len(big) > published.lfs_bytes
@@ -307,9 +309,9 @@ def test_a_broken_connection_is_taken_up_where_it_broke(published, tmp_path):
     found = fetch(REPOSITORY)
     assert torch.equal(load_file(found.folder / "extra.safetensors")["weight"], content)
     ranges = [entry[2] for entry in published.transfers("extra.safetensors")]
-    assert len(ranges) == 3
-    assert not ranges[0]
-    assert ranges[1:] == [f"bytes={len(big) // 2}-", f"bytes={len(big) // 2 + (len(big) - len(big) // 2) // 2}-"]
+    first = len(big) // 2 // piece * piece
+    second = first + (len(big) - first) // 2 // piece * piece
+    assert ranges == ["", f"bytes={first}-", f"bytes={second}-"]
 
 
 def test_a_download_that_gave_up_keeps_what_is_finished(published, monkeypatch):
@@ -404,20 +406,22 @@ def test_commands(published, tmp_path, capsys):
 
 
 def test_parts_and_variants_are_checked(tmp_path):
-    def written(files: dict[str, object]) -> None:
-        manifest, _ = read_manifest(tiny_run(tmp_path / "run") / "checkpoint")
-        manifest.pop("checksum")
-        manifest["files"] = files
-        hub_manifest._check_manifest(manifest, tmp_path / "run" / "manifest.json")
-
+    manifest, _ = read_manifest(tiny_run(tmp_path / "run") / "checkpoint")
+    manifest.pop("checksum")
     entry = {"sha256": "0" * 64, "bytes": 1}
+
+    def check(*files: str) -> None:
+        hub_manifest._check_manifest({**manifest, "files": dict.fromkeys(files, entry)}, tmp_path / "manifest.json")
+
+    check("a-00001-of-00002.safetensors", "a-00002-of-00002.safetensors", "a.last.safetensors")
     with pytest.raises(CheckpointError, match="not all of them are named"):
-        written({"a-00001-of-00002.safetensors": entry})
-    (tmp_path / "run" / "checkpoint").rename(tmp_path / "first")
+        check("a-00001-of-00002.safetensors")
     with pytest.raises(CheckpointError, match="two cuts"):
-        written({"a.safetensors": entry, "a-00001-of-00001.safetensors": entry})
-    (tmp_path / "run" / "checkpoint").rename(tmp_path / "second")
+        check("a.safetensors", "a-00001-of-00002.safetensors", "a-00002-of-00002.safetensors")
+    with pytest.raises(CheckpointError, match="twice"):
+        check("a.safetensors", "a-00001-of-00001.safetensors")
     for name in ("../a.safetensors", "a.b.c.safetensors", "a.pt"):
         with pytest.raises(CheckpointError, match="not the name of a safetensors file"):
-            written({name: entry})
-        (tmp_path / "run" / "checkpoint").rename(tmp_path / name.replace("/", "_"))
+            check(name)
+    with pytest.raises(CheckpointError, match="licences"):
+        hub_manifest._check_manifest({**manifest, "licences": {"pictures": "mine"}}, tmp_path / "manifest.json")
