@@ -28,7 +28,7 @@ from facezoo.data.packed import PackedFaces, rewrite_packed
 from facezoo.data.prepare import prepare
 from facezoo.errors import CheckpointError, InputError, OutputError
 from facezoo.evaluate.protocol import EvaluationSettings
-from facezoo.evaluate.report import JSON_NAME, write_report
+from facezoo.evaluate.report import JSON_NAME
 from facezoo.evaluate.run import run_evaluation
 from facezoo.files import atomic_write
 from facezoo.hub.card import card_text, headline
@@ -327,9 +327,7 @@ def _evaluated(model: str, held_out: Path, folder: Path, settings: EvaluationSet
     if path.is_file():
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return result
-    result = run_evaluation(model, held_out, folder, settings=settings, overwrite=True)
-    write_report(result, folder, overwrite=True)
-    return result
+    return run_evaluation(model, held_out, folder, settings=settings, overwrite=True)
 
 
 def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -42,6 +42,21 @@ def shown_recipe(recipe: Recipe) -> dict[str, Any]:
     return {key: value if key == "summary" else shown(value) for key, value in plain.items()}
 
 
+_SILENT: Final[dict[str, Any]] = {
+    "disable_code": True,
+    "disable_git": True,
+    "disable_job_creation": True,
+    "save_code": False,
+    "console": "off",
+    "host": "-",
+    "program": "facezoo train",
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+}
+"""No code, output, host, user, command line or paths: they tell who trains and where. Releases differ in the x_ ones."""
+
+
 class Tracking(Callback):
     """Owns the logger of a run.
 
@@ -63,10 +78,8 @@ class Tracking(Callback):
         self.wandb: Any = wandb
         self.folder, self.sheets = folder, sheets
         self._sent: set[str] = {path.name for path in (folder / "sheets").glob("*.png")}
-        # No program, host, command line or code: they tell names and paths of the person who trains.
-        settings = wandb.Settings(
-            disable_code=True, disable_git=True, save_code=False, console="off", host="-", program="facezoo train"
-        )
+        known = wandb.Settings.model_fields
+        settings = wandb.Settings(**{name: value for name, value in _SILENT.items() if name in known})
         self.logger = WandbLogger(
             project="facezoo",
             name=recipe.name,

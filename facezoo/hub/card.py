@@ -28,6 +28,8 @@ __all__ = ["card_text", "headline", "main", "write_cards"]
 _ORDER: Final = ("What it does", "Intended use", "Not for", "Limits", "Training data", "Next step")
 """Sections of the manifest's ``card`` that come first, in this order; others follow by name."""
 
+_LICENCES: Final = ("code", "weights", "data")
+
 
 def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = None) -> str:
     """The card of one checkpoint as Markdown.
@@ -75,6 +77,10 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
         lines += ["## Preprocessing", "", *_facts(manifest["preprocessing"]), ""]
     if manifest["config"]:
         lines += ["## Configuration", "", *_facts(manifest["config"]), ""]
+    if manifest.get("licences"):
+        lines += ["## Licences", "", "| of | licence |", "|---|---|"]
+        lines += [f"| {of} | {_cell(manifest['licences'][of])} |" for of in _LICENCES if of in manifest["licences"]]
+        lines += ["", *([f"Paper: {manifest['paper']}.", ""] if manifest.get("paper") else [])]
     lines += ["## Files", "", "| file | bytes | SHA-256 |", "|---|---:|---|"]
     for name, entry in sorted(manifest["files"].items()):
         where = f" (shared with {entry['from']})" if "from" in entry else ""

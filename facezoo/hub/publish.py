@@ -48,6 +48,8 @@ _SECRET: Final = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}|facezoo-key-v1:|-----BEGIN [A-Z ]*PRIVATE KEY|\bAKIA[0-9A-Z]{16}\b|\bghp_[A-Za-z0-9]{30,}"
 )
 _PICTURE_IN_TEXT: Final = re.compile(r"!\[|<img|data:image", re.IGNORECASE)
+_PATH: Final = re.compile(r"(/[\w.\-]+){2,}|[A-Za-z]:\\|~/")
+"""A text that begins as a path of this machine does; names within a folder are none."""
 _KNOWN_LICENCES: Final = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "bsd-3-clause", "openrail"}
 _SMALLEST_PICTURE: Final = 16
 
@@ -218,7 +220,7 @@ def _text_problem(manifest: Mapping[str, Any], results: Mapping[str, Any] | None
     for text in _texts([manifest, results]):
         if _SECRET.search(text):
             return "a text of the manifest looks like it holds a token or a key (not repeated here); take it out"
-        if re.match(r"(/[\w.\-]+){2,}|[A-Za-z]:\\|~/", text):
+        if _PATH.match(text):
             return f"a text of the manifest is a path of this machine ({text[:60]}); take it out"
     return ""
 
@@ -234,13 +236,18 @@ def _load(folder: Path, manifest: Mapping[str, Any]) -> None:
     learned.from_checkpoint(folder, dict(manifest))
 
 
-def _shown_data(training: Mapping[str, Any]) -> dict[str, Any]:
-    """The training entry with the data's files by their names: where they lie is nobody's business."""
-    shown = json.loads(json.dumps(training))
-    recipe = shown.get("recipe")
-    if isinstance(recipe, dict) and isinstance(recipe.get("data"), list):
-        recipe["data"] = [Path(str(path)).name for path in recipe["data"]]
-    return shown
+def _shown_training(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The training entry with the recipe's files by their names: where they lie is nobody's business."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shown(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [shown(inner) for inner in value]
+        return Path(value).name if isinstance(value, str) and _PATH.match(value) else value
+
+    plain: dict[str, Any] = json.loads(json.dumps(training))
+    return {key: shown(value) if key == "recipe" else value for key, value in plain.items()}
 
 
 def _figures(manifest: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -294,12 +301,7 @@ def _hub_card(manifest: Mapping[str, Any], results: Mapping[str, Any] | None, re
     text = card_text(manifest, results)
     text = text.replace(f'from_pretrained("{manifest["name"]}")', f'from_pretrained("{repository}")')
     text = re.sub(r"<!--.*?-->\n\n", "", text, count=1, flags=re.DOTALL)
-    licences = ["## Licences", "", "| of | licence |", "|---|---|"]
-    licences += [f"| {kind} | {manifest['licences'][kind]} |" for kind in ("code", "weights", "data")]
-    if manifest.get("paper"):
-        licences += ["", f"Paper: {manifest['paper']}."]
-    files = text.index("## Files\n")
-    return card_metadata(manifest) + "\n" + text[:files] + "\n".join(licences) + "\n\n" + text[files:]
+    return card_metadata(manifest) + "\n" + text
 
 
 def _read_words(path: Path) -> dict[str, Any]:
@@ -334,7 +336,7 @@ def _final_manifest(
     known = {info.name: info for info in registry.list_methods(kind=None)}
     info = known.get(manifest["method"])
     final: dict[str, Any] = {**manifest, **{key: value for key, value in words.items() if key != "training"}}
-    final["training"] = _shown_data({**manifest["training"], **words.get("training", {})})
+    final["training"] = _shown_training({**manifest["training"], **words.get("training", {})})
     licences = {"code": "Apache-2.0", "weights": manifest["licence"], **manifest.get("licences", {})}
     licences |= words.get("licences", {})
     if data_licence:

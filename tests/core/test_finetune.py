@@ -14,6 +14,7 @@ from facezoo.cli import main
 from facezoo.core.run import train
 from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError
+from facezoo.evaluate.report import write_report
 from facezoo.hub.manifest import read_manifest, resolve_model, verify_files
 from facezoo.hub.publish import check_checkpoint
 from tests.core.test_run import write_recipe
@@ -36,8 +37,10 @@ def measured(monkeypatch, repository) -> list[str]:
     calls: list[str] = []
 
     def run_evaluation(model: str, data: Path, output: Path, **_: Any) -> dict[str, Any]:
-        calls.append(Path(model).parent.name)
-        return {**canned, "name": read_manifest(model)[0]["name"]}
+        calls.append(read_manifest(model)[0]["name"])
+        result = {**canned, "name": calls[-1]}
+        write_report(result, output, overwrite=True)
+        return result
 
     monkeypatch.setattr(tuning, "run_evaluation", run_evaluation)
     return calls
@@ -76,20 +79,16 @@ def test_from_pictures_to_a_card_in_one_command(base, measured, tmp_path, capsys
     assert "invented pixels" in manifest["licences"]["data"]
     assert "PSNR, png, dB" in manifest["metrics"]
     assert "Adapted to 7 pictures" in (folder / "card.md").read_text()
-    assert measured == ["run", "run"], "the old model, then the new one"
+    assert measured == ["identity_rotation.small", "identity_rotation.mine"], "the old model, then the new one"
     missing = {check.name: check.problem for check in check_checkpoint(folder / "checkpoint", manifest, None)}
     assert not missing["licences"]
     assert not missing["measured"]
 
     # The same command again finds everything done.
     before = (folder / "checkpoint" / "generator.safetensors").read_bytes()
-    (folder / "before" / "evaluation.json").write_text(
-        json.dumps(json.loads((folder / "before" / "evaluation.json").read_text()))
-    )
-    (folder / "run").rename(folder / "elsewhere")
-    (folder / "elsewhere").rename(folder / "run")
     assert main(arguments) == 0
     assert (folder / "checkpoint" / "generator.safetensors").read_bytes() == before
+    assert len(measured) == 2
     # Other settings are not mixed in.
     assert main([*arguments, "--preset", "none"]) == 7
     assert "another freeze" in capsys.readouterr().err
