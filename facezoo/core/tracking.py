@@ -54,7 +54,7 @@ _SILENT: Final[dict[str, Any]] = {
     "x_disable_machine_info": True,
     "x_save_requirements": False,
 }
-"""No code, output, host, user, command line or paths: they tell who trains and where. Releases differ in the x_ ones."""
+"""No code, output, host, user, command line, paths: they tell who trains and where. Releases differ in the x_ ones."""
 
 
 class Tracking(Callback):

@@ -95,7 +95,7 @@ def replace_file(hub: Hub, file: str, content: bytes, /, **changes: object) -> N
     """A new commit with another file, and a manifest that vouches for it."""
     files = dict(hub.files(REPOSITORY))
     manifest = json.loads(files["manifest.json"])
-    manifest.pop("checksum")
+    manifest.pop("checksum", None)
     manifest["files"][file] = {"sha256": sha256_bytes(content), "bytes": len(content)}
     files[file], files["manifest.json"] = content, json.dumps({**manifest, **changes}).encode()
     hub.commit(REPOSITORY, files)
