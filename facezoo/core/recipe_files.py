@@ -167,8 +167,9 @@ def _plain(value: Any) -> Any:
 
 
 def _entry(name: str, value: Any, indent: str) -> str:
-    text = yaml.safe_dump({name: value}, default_flow_style=None, sort_keys=False, allow_unicode=True, width=10_000)
-    return "\n".join(indent + line for line in text.rstrip("\n").splitlines())
+    # As the only item of a list in one line: that is how YAML writes any value without a line break.
+    line = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, allow_unicode=True, width=1_000_000)
+    return f"{indent}{name}: {line.strip()[1:-1]}"
 
 
 def copy_recipe(name: str | Path, output: Path, *, plain: bool = False, overwrite: bool = False) -> Path:

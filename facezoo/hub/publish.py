@@ -452,7 +452,7 @@ def _push(
         before = {entry.rfilename for entry in api.model_info(repository).siblings or []}
         here = sorted(path.name for path in staged.iterdir())
         stale = sorted(name for name in before - set(here) if name.endswith(".safetensors"))
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(name, str(staged / name)) for name in here),
             *(CommitOperationDelete(name) for name in stale),
         ]
