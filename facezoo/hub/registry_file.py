@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from facezoo.errors import FacezooError
+from facezoo.errors import CheckpointError, FacezooError
 from facezoo.files import atomic_write
 from facezoo.hub.manifest import CHECKPOINTS, MANIFEST_NAME, bundled_models, read_manifest, verify_files
 
@@ -27,9 +27,13 @@ def build_registry(root: Path = CHECKPOINTS) -> dict[str, Any]:
     Raises:
         CheckpointError: a checkpoint is damaged, or its folder does not have its name.
     """
+    try:
+        present = bundled_models(root)
+    except CheckpointError:
+        present = {}  # damaged, by a merge say: it is made anew from the folders
     models: dict[str, Any] = {
         name: entry
-        for name, entry in bundled_models(root).items()
+        for name, entry in present.items()
         if isinstance(entry.get("hub"), dict) and not (root / str(entry.get("folder", name)) / MANIFEST_NAME).is_file()
     }
     for folder in sorted(path.parent for path in root.glob(f"*/{MANIFEST_NAME}")):

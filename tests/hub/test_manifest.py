@@ -222,6 +222,19 @@ def test_registry_file_goes_stale(tmp_path, capsys):
     assert "error" in capsys.readouterr().err
 
 
+def test_registry_file_keeps_models_that_lie_on_the_hub_and_mends_a_damaged_file(tmp_path):
+    root = bundle(tmp_path)
+    path = root / "registry.json"
+    content = json.loads(path.read_text())
+    far = {"method": "tiny_swap", "manifest_sha256": "0" * 64, "hub": {"repository": "a/b", "commit": "c"}}
+    path.write_text(
+        json.dumps({**content, "models": {**content["models"], "tiny_swap.far": far, "tiny_swap.gone": {}}})
+    )
+    assert registry_file.build_registry(root)["models"] == {**content["models"], "tiny_swap.far": far}
+    path.write_text("<<<<<<< ours")
+    assert registry_file.build_registry(root)["models"] == content["models"]
+
+
 @pytest.mark.slow
 def test_the_real_hub_client_answers_offline_with_one_line():
     pytest.importorskip("huggingface_hub")
