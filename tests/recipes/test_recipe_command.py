@@ -27,6 +27,10 @@ def test_lists_every_file_with_its_cost(repository, capsys):
     }
     assert set(listed) == files
     assert listed["identity_rotation/faces128_cpu"]["cost"].startswith("85 minutes on two cores")
+    assert [name for name, entry in listed.items() if not entry["cost"]] == [], "every header says what it costs"
+    for path in (repository / "recipes").glob("*/*.yaml"):
+        header = path.read_text().partition("\nname:")[0]
+        assert "facezoo train" in header, f"{path.name} does not say how it is launched"
     assert main(["recipes", "list"]) == 0
     assert "identity_rotation/faces128_cpu" in capsys.readouterr().out
 
