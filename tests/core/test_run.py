@@ -167,7 +167,7 @@ def test_a_run_from_the_command_line_with_wandb_offline(tmp_path: Path, recipe: 
             HTTPS_PROXY=address,
             NO_PROXY="",
         )
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == 0, err[-3000:]
         with pytest.raises(BlockingIOError):
             server.accept()
