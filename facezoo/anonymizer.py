@@ -293,6 +293,8 @@ def from_pretrained(
     name: str | os.PathLike[str],
     *,
     revision: str | None = None,
+    variant: str = "",
+    token: str | None = None,
     detector: str = "yunet",
     device: str = "cpu",
     **options: object,
@@ -301,7 +303,9 @@ def from_pretrained(
 
     Args:
         name: e.g. "identity_rotation.faces128", "gaussian_blur", "runs/mine/export", "org/name" or "org/name@v1".
-        revision: of a Hugging Face repository.
+        revision: of a Hugging Face repository; a commit says for good what is loaded.
+        variant: other weights than the averaged ones, where the checkpoint has them: "last".
+        token: for a private repository; None: that of ``HF_TOKEN`` or of ``hf auth login``.
         detector: "yunet" or "centerface" (or one that was registered).
         device: where a learned method runs, e.g. "cuda".
         **options: of the method, checked one by one; see ``facezoo info NAME``.
@@ -315,7 +319,10 @@ def from_pretrained(
         InputError: an option out of range.
     """
     return Anonymizer.from_model(
-        resolve_model(name, revision=revision), detector=detector, device=device, options=options
+        resolve_model(name, revision=revision, variant=variant, token=token),
+        detector=detector,
+        device=device,
+        options=options,
     )
 
 

@@ -432,15 +432,15 @@ class Processor:
 
     def _anonymizer(self, model: str) -> Anonymizer:
         if model not in self._anonymizers:
-            from facezoo.anonymizer import from_pretrained
+            from facezoo.anonymizer import Anonymizer
+            from facezoo.hub.manifest import resolve_model
 
             settings = self.settings
-            self._anonymizers[model] = from_pretrained(
-                model,
-                revision=settings.revision,
+            self._anonymizers[model] = Anonymizer.from_model(
+                resolve_model(model, revision=settings.revision),
                 detector=settings.detector,
                 device=settings.device,
-                **dict(settings.options),
+                options=dict(settings.options),
             )
         return self._anonymizers[model]
 

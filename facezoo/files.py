@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Mapping
@@ -17,7 +18,15 @@ from typing import Any
 
 from facezoo.errors import InputError, OutputError
 
-__all__ = ["atomic_write", "check_output", "checkpoint_file", "sha256_bytes", "sha256_file"]
+__all__ = [
+    "atomic_write",
+    "check_output",
+    "checkpoint_file",
+    "file_parts",
+    "network_files",
+    "sha256_bytes",
+    "sha256_file",
+]
 
 _REASONS: dict[int, str] = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere",
@@ -195,6 +204,40 @@ def checkpoint_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Pat
     """
     entry = manifest.get("files", {}).get(name, {})
     return folder.parent / str(entry["from"]) / name if "from" in entry else folder / name
+
+
+_NETWORK_FILE = re.compile(r"([A-Za-z0-9_\-]+?)(?:\.([a-z0-9]+))?(?:-([0-9]{5})-of-([0-9]{5}))?\.safetensors")
+
+
+def file_parts(name: str) -> tuple[str, str, int, int] | None:
+    """What the name of a checkpoint's file says: ``NETWORK[.VARIANT][-00001-of-00003].safetensors``.
+
+    Returns:
+        Network, variant ("" for the weights that are used unless others are asked for), number of the part from 1 on,
+        number of parts; None for a name of another form.
+    """
+    match = _NETWORK_FILE.fullmatch(name)
+    if match is None:
+        return None
+    network, variant, part, parts = match.groups()
+    return network, variant or "", int(part or 1), int(parts or 1)
+
+
+def network_files(manifest: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The files of each network, parts in order, in the variant that the manifest in memory asks for.
+
+    A variant (``"variant": "last"`` beside the manifest's own fields, set by ``hub.manifest.select_variant``) need only
+    hold the networks that differ: the others are the ordinary ones.
+    """
+    wanted = str(manifest.get("variant", ""))
+    found: dict[str, dict[str, list[tuple[int, str]]]] = {}
+    for name in manifest["files"]:
+        parts = file_parts(name)
+        if parts is not None:
+            network, variant, part, _ = parts
+            found.setdefault(network, {}).setdefault(variant, []).append((part, name))
+    chosen = {network: files.get(wanted) or files.get("", []) for network, files in found.items()}
+    return {network: [name for _, name in sorted(files)] for network, files in chosen.items() if files}
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -6,7 +6,8 @@
 
 A generator of people is measured by ``scripts/evaluate_generator.py`` instead.
 
-The words of the card are ``MODEL_CARDS/text/NAME.yaml``: its ``card`` sections, ``status``, ``version``, and
+The words of the card are ``MODEL_CARDS/text/NAME.yaml``: its ``card`` sections, ``status``, ``version``, ``licences``,
+``paper``, and
 ``training`` entries that the run cannot know (its history). Figures come from the evaluation only.
 """
 
@@ -24,10 +25,11 @@ import yaml
 from facezoo.errors import FacezooError, InputError
 from facezoo.files import atomic_write
 from facezoo.hub import card, registry_file
+from facezoo.hub.card import headline
 from facezoo.hub.manifest import load_networks, read_manifest, verify_files, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT_KEYS = {"card", "status", "version", "training"}
+TEXT_KEYS = {"card", "status", "version", "training", "licences", "paper"}
 
 
 def read_text(path: Path) -> dict[str, Any]:
@@ -43,33 +45,6 @@ def read_text(path: Path) -> dict[str, Any]:
     if not isinstance(text, dict) or set(text) - TEXT_KEYS:
         raise InputError(f"{path} must be a mapping with {', '.join(sorted(TEXT_KEYS))}")
     return text
-
-
-def headline(results: Mapping[str, Any]) -> dict[str, str]:
-    """The figures that `facezoo info` shows: each with its interval and the judge."""
-    far = f"far_{results['far'][0]:g}"
-    judges = [name for name, entry in results["judges"].items() if not entry["took_part_in_training"]]
-    shown = {"measured on": f"{results['n']} faces of {results['people']} people, {results['scope'].split(';')[0]}"}
-
-    def percent(figure: Mapping[str, float]) -> str:
-        return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
-
-    def plain(figure: Mapping[str, float], digits: int) -> str:
-        return f"{figure['value']:.{digits}f} ({figure['low']:.{digits}f}-{figure['high']:.{digits}f})"
-
-    for judge in judges:
-        of = f"({judge}, FAR {results['far'][0]:g})"
-        shown[f"taken for the original {of}"] = percent(results["anonymized"]["judges"][judge]["taken"][far])
-        if results["reversible"]:
-            for name, part in results["recovered"].items():
-                shown[f"right key, {name} {of}"] = percent(part["judges"][judge]["taken"][far])
-            shown[f"wrong key {of}"] = percent(results["wrong_key"]["judges"][judge]["taken"][far])
-    if results["anonymized"].get("detected"):
-        shown["faces detected"] = percent(results["anonymized"]["detected"])
-    if results["reversible"]:
-        shown["PSNR, png, dB"] = plain(results["recovered"]["png"]["psnr"], 1)
-        shown["SSIM, png"] = plain(results["recovered"]["png"]["ssim"], 3)
-    return shown
 
 
 def measured(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +66,7 @@ def publish(exported: Path, evaluation: Path | None, root: Path = ROOT) -> Path:
     words = read_text(root / "MODEL_CARDS" / "text" / f"{name}.yaml")
     manifest["card"] = words.get("card", {})
     manifest["training"] |= words.get("training", {})
-    manifest |= {key: words[key] for key in ("status", "version") if key in words}
+    manifest |= {key: words[key] for key in ("status", "version", "licences", "paper") if key in words}
     manifest["metrics"] = {}
     if evaluation is not None:
         try:

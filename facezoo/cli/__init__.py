@@ -17,10 +17,13 @@ from collections.abc import Callable, Sequence
 from facezoo import __version__
 from facezoo.cli.common import Parser, UsageError, print_error
 from facezoo.cli.dataset import add_anonymize_dataset
+from facezoo.cli.finetuning import add_finetune
 from facezoo.cli.generating import add_generate
+from facezoo.cli.hub import add_download, add_publish
 from facezoo.cli.measuring import add_curves, add_evaluate
 from facezoo.cli.models import add_demo, add_info, add_key, add_list
 from facezoo.cli.pictures import add_anonymize, add_recover
+from facezoo.cli.recipes import add_recipes
 from facezoo.cli.shards import add_shards
 from facezoo.cli.training import add_clusters, add_directions, add_label, add_prepare, add_train
 from facezoo.errors import FacezooError, KeyMaterialError
@@ -135,9 +138,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_shards(commands)
     add_label(commands)
     add_train(commands)
+    add_recipes(commands)
     add_directions(commands)
     add_clusters(commands)
     add_evaluate(commands)
     add_generate(commands)
     add_curves(commands)
+    add_download(commands)
+    add_finetune(commands)
+    add_publish(commands)
     return parser

@@ -144,6 +144,9 @@ def add_train(commands: Commands) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="start anew although the folder holds a run")
     parser.add_argument("--wandb", action="store_true", help="log to Weights & Biases too (WANDB_MODE=offline works)")
+    parser.add_argument(
+        "--wandb-sheets", action="store_true", help="upload the sample sheets too: they show faces of the training set"
+    )
     parser.set_defaults(command=_train)
 
 
@@ -223,7 +226,8 @@ def _train(arguments: argparse.Namespace) -> int:
         devices=arguments.devices,
         nodes=arguments.nodes,
         overwrite=arguments.overwrite,
-        wandb=arguments.wandb,
+        wandb=arguments.wandb or arguments.wandb_sheets,
+        wandb_sheets=arguments.wandb_sheets,
         init_from=init_from,
         init_networks=arguments.init_networks,
         requeue=arguments.requeue,

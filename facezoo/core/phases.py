@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from facezoo.core.freezing import freeze_layers
 from facezoo.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class PhasedModule(L.LightningModule):
     picture_size: int
     data_fields: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ()
+    labels_by_index: bool = False
+    """Whether ``step`` looks something up by a picture's place in the training set; no other picture can be given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,6 +87,8 @@ class PhasedModule(L.LightningModule):
         self.batches_seen = 0
         self._applied: Phase | None = None
         self.last_logs: dict[str, Tensor] = {}
+        self.frozen: Mapping[str, frozenset[str]] = {}
+        """Names of parameters, by network, that stay as they are although their network learns."""
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The networks by the names that ``Phase.train`` and checkpoints use."""
@@ -138,6 +143,10 @@ class PhasedModule(L.LightningModule):
                     for parameter in network.parameters():
                         parameter.grad = None  # a stale gradient would still move a frozen weight
             self._applied = phase
+        for name in phase.train:
+            # In every batch: a method that switches a network's gradients off and on again would wake them.
+            if self.frozen.get(name):
+                freeze_layers(self.networks()[name], self.frozen[name])
         return phase
 
     # ------------------------------------------------------------------ randomness

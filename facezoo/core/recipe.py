@@ -29,6 +29,11 @@ class TrainConfig:
         sheet_every_batches: Batches between sample sheets.
         tick_batches: Batches of one Lightning epoch; epochs have no other meaning here.
         loader_workers: Processes that read the data; 0 reads in the training process (enough for packed sets).
+        freeze: Which layers of the networks that ``--init-from`` brought stay as they are (``core.freezing.PRESETS``).
+        held_out: Packed set that is never trained on, for stopping early; "" for none.
+        patience: Looks at ``held_out`` without progress that end a phase; 0 never ends one early.
+        look_every_batches: Batches between looks.
+        keep_last: Export the weights of the last batch too, beside the averaged ones (variant "last").
     """
 
     batch_size: int = 16
@@ -42,14 +47,21 @@ class TrainConfig:
     sheet_every_batches: int = 250
     tick_batches: int = 250
     loader_workers: int = 0
+    freeze: Literal["none", "late", "biases"] = "none"
+    held_out: str = ""
+    patience: int = 0
+    look_every_batches: int = 50
+    keep_last: bool = False
 
     def __post_init__(self) -> None:
         """Refuses what would fail or never end later, with the name of the setting."""
-        for name in ("batch_size", "log_every_batches", "sheet_every_batches", "tick_batches"):
+        for name in ("batch_size", "log_every_batches", "sheet_every_batches", "tick_batches", "look_every_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.loader_workers < 0 or self.seed < 0:
             raise ValueError("loader_workers and seed must not be negative")
+        if self.patience < 0 or (self.patience and not self.held_out):
+            raise ValueError("patience must not be negative, and needs held_out: a packed set to look at")
         if not self.save_every_minutes > 0:
             raise ValueError(f"save_every_minutes must be above 0, not {self.save_every_minutes}")
         if not 0 <= self.ema_decay < 1:
@@ -77,17 +89,22 @@ class Recipe:
     data: tuple[str, ...]
 
 
-def _found(path: str | Path) -> Path:
+def recipe_folder() -> Path:
+    """Where the recipes that ship lie: in the wheel, or at the root of the repository."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
+def found_recipe(path: str | Path) -> Path:
     """The file itself, or else the recipe of that name that ships, with or without ``recipes/`` and ``.yaml``."""
     path = Path(path)
     if path.exists():
         return path
-    package = Path(__file__).resolve().parents[1]
     parts = path.parts[1:] if path.parts[:1] == ("recipes",) else path.parts
-    for root in (package / "recipes", package.parent / "recipes"):  # in the wheel; in the repository
-        for name in (Path(*parts), Path(*parts).with_suffix(".yaml")):
-            if ".." not in parts and not path.is_absolute() and (root / name).is_file():
-                return root / name
+    for name in (Path(*parts), Path(*parts).with_suffix(".yaml")) if parts else ():
+        if ".." not in parts and not path.is_absolute() and (recipe_folder() / name).is_file():
+            return recipe_folder() / name
     return path
 
 
@@ -101,12 +118,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         InputError: No such file, not YAML, unknown key, override without ``=``.
     """
-    path = _found(path)
+    path = found_recipe(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
-            f"cannot read the recipe {path}: {error.strerror}; see recipes/ for the ones that ship"
+            f"cannot read the recipe {path}: {error.strerror}; see `facezoo recipes list` for the ones that ship"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a YAML recipe: {str(error).splitlines()[0]}") from error

@@ -13,7 +13,7 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,25 +21,36 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from facezoo import __version__
 from facezoo.core.batches import PackedBatches, as_batch
 from facezoo.core.callbacks import EndOfPhases, RunLog, SampleSheets
+from facezoo.core.early_stop import EarlyStop
 from facezoo.core.ema import NetworkEMA
+from facezoo.core.freezing import frozen_parameters
 from facezoo.core.launch import check_launch, find_launch, requeue_slurm_job, require_prepared
 from facezoo.core.phases import PhasedModule
 from facezoo.core.preemption import Preemption
-from facezoo.core.recipe import Recipe, load_recipe
+from facezoo.core.recipe import Recipe, TrainConfig, load_recipe
 from facezoo.core.sampler import StepSampler
+from facezoo.core.tracking import Tracking
 from facezoo.errors import CheckpointError, InputError, OutputError
 from facezoo.files import atomic_write
 from facezoo.hub.manifest import write_checkpoint
 from facezoo.registry import method_info
 
 _SHEET_FACES = 8
-_FREE_SETTINGS = ("save_every_minutes", "log_every_batches", "sheet_every_batches", "loader_workers", "compile")
+_LOOK_FACES = 64
+_FREE_SETTINGS = (
+    "save_every_minutes",
+    "log_every_batches",
+    "sheet_every_batches",
+    "loader_workers",
+    "compile",
+    "keep_last",
+)
 """Settings that may change between the parts of a run: they shape neither the weights nor the order."""
 
 
@@ -95,6 +106,7 @@ def train(
     nodes: int = 1,
     overwrite: bool = False,
     wandb: bool = False,
+    wandb_sheets: bool = False,
     init_from: str | Path | None = None,
     init_networks: Sequence[str] = (),
     requeue: bool = False,
@@ -111,7 +123,8 @@ def train(
         devices: Processes on this machine.
         nodes: Machines.
         overwrite: Start anew although the folder has a run.
-        wandb: Log to Weights & Biases too (its own WANDB_MODE=offline works).
+        wandb: Log to Weights & Biases too (its own WANDB_MODE=offline works): numbers, recipe and lineage.
+        wandb_sheets: Upload the sample sheets as well. They show faces of the training set.
         init_from: Checkpoint folder whose networks a *new* run starts from; of another method too.
         init_networks: The networks that are taken from it; all that both have when empty.
         requeue: Ask for another go when stopped before the end: Slurm puts the job back into its queue; elsewhere the
@@ -147,30 +160,32 @@ def train(
     resume = _prepare_folder(folder, recipe, overwrite)
     if resume:
         _check_resumable(folder / "last.ckpt")
-    require_prepared(launch, paths, module.data_fields)
-    module.prepare_data_files(paths, device)
-    data = PackedBatches(paths, module.picture_size, module.data_fields)
-    module.setup_data(data)
     if module.starts_from and init_from is None and not resume:
         raise InputError(
             f"{recipe.name} works with networks that it does not train ({', '.join(module.starts_from)}): name the "
             "checkpoint that they come from with --init-from; the recipe's header says which"
         )
+    require_prepared(launch, paths, module.data_fields)
+    module.prepare_data_files(paths, device)
+    data = PackedBatches(paths, module.picture_size, module.data_fields)
+    module.setup_data(data)
     if init_from is not None and not resume:
         _start_from(module, Path(init_from), init_networks, folder)
+    module.frozen = _frozen(module, settings.freeze, folder)
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
     if settings.compile:
         for network in module.networks().values():
             network.compile()
 
-    wandb_logger = _wandb_logger(folder, recipe) if wandb else None
+    tracking = Tracking(folder, recipe, sheets=wandb_sheets) if wandb else None
     world = devices * nodes
     ema = NetworkEMA(module.shipped, settings.ema_decay)
     log = RunLog(folder, settings.log_every_batches, settings.batch_size)
     shown = data.__getitems__([round(i * (len(data) - 1) / _SHEET_FACES) for i in range(_SHEET_FACES)])
     sheets = SampleSheets(folder, settings.sheet_every_batches, shown, ema)
     preemption = Preemption(folder / "last.ckpt", settings.save_every_minutes, max_minutes)
+    early = _early_stop(settings, module, paths, device, ema)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = L.Trainer(
         accelerator=accelerator,
@@ -183,9 +198,17 @@ def train(
         # batches do. EndOfPhases ends the run.
         max_epochs=-1,
         limit_train_batches=settings.tick_batches,
-        logger=wandb_logger or False,
+        logger=tracking.logger if tracking is not None else False,
         # Preemption comes last: what it saves must include this batch's average and log.
-        callbacks=[ema, log, sheets, EndOfPhases(), preemption],
+        callbacks=[
+            ema,
+            log,
+            *([early] if early is not None else []),
+            sheets,
+            *([tracking] if tracking is not None else []),
+            EndOfPhases(),
+            preemption,
+        ],
         plugins=[SLURMEnvironment(auto_requeue=False)] if launch.by == "slurm" else None,
         use_distributed_sampler=False,
         enable_checkpointing=False,
@@ -222,12 +245,15 @@ def train(
                 ) from error
             raise
     preemption.save(trainer)
-    if wandb_logger is not None and trainer.is_global_zero:
-        wandb_logger.experiment.finish()  # or the next run of this process would go on with this one's
     checkpoint = folder / "checkpoint"
     if trainer.is_global_zero:
         sheets.write(module)
         export(recipe, module, ema, checkpoint)
+        if early is not None:
+            looks = json.dumps(early.looks, indent=1) + "\n"
+            atomic_write(folder / "held_out.json", looks.encode("ascii"), overwrite=True)
+        if tracking is not None:
+            tracking.finish(checkpoint)
     finished = module.batches_seen >= module.total_batches
     if finished or not requeue:
         return RunResult(folder, checkpoint, module.batches_seen, finished, "" if finished else preemption.stopped_by)
@@ -256,10 +282,11 @@ def export(recipe: Recipe, module: PhasedModule, ema: NetworkEMA, checkpoint: Pa
         ema: Its averages.
         checkpoint: Folder to write; a checkpoint of an earlier part of the run is replaced.
     """
-    states = {
-        name: {key: value.half() if value.dtype == torch.float32 else value for key, value in state.items()}
-        for name, state in ema.state_dicts().items()
-    }
+    states = {name: _halved(state) for name, state in ema.state_dicts().items()}
+    variants = {}
+    if recipe.train.keep_last:
+        networks = module.networks()
+        variants["last"] = {name: _halved(networks[name].state_dict()) for name in states}
     manifest = {
         "name": recipe.name,
         "method": recipe.method,
@@ -278,7 +305,41 @@ def export(recipe: Recipe, module: PhasedModule, ema: NetworkEMA, checkpoint: Pa
         },
         **module.manifest_entries(),
     }
-    write_checkpoint(checkpoint, json.loads(json.dumps(manifest)), states, overwrite=True)
+    write_checkpoint(checkpoint, json.loads(json.dumps(manifest)), states, overwrite=True, variants=variants)
+
+
+def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.half() if value.dtype == torch.float32 else value for key, value in state.items()}
+
+
+def _frozen(module: PhasedModule, preset: str, folder: Path) -> dict[str, frozenset[str]]:
+    """Parameters that stay, of the networks that a checkpoint brought (remembered beside the run, for its resumes)."""
+    if preset == "none":
+        return {}
+    brought = _started_from(folder).get("started_from", {}).get("networks", ())
+    if not brought:
+        raise InputError(f"train.freeze={preset} keeps layers of a trained model: name it with --init-from")
+    networks = module.networks()
+    return frozen_parameters({name: networks[name] for name in brought}, preset)
+
+
+def _early_stop(
+    settings: TrainConfig, module: PhasedModule, paths: Sequence[Path], device: torch.device, ema: NetworkEMA
+) -> EarlyStop | None:
+    """The callback that looks at held-out pictures, where the recipe asks for it."""
+    if not settings.patience:
+        return None
+    if module.labels_by_index:
+        raise InputError(f"{type(module).__name__} cannot look at held-out pictures; leave out train.patience")
+    held_out = Path(settings.held_out)
+    if held_out in paths:
+        raise InputError(f"{held_out} is both trained on and held out; give another train.held_out")
+    module.prepare_data_files([held_out], device)
+    data = PackedBatches([held_out], module.picture_size, module.data_fields)
+    size = min(settings.batch_size, len(data))
+    starts = range(0, min(len(data), _LOOK_FACES) - size + 1, size)
+    batches = [as_batch(data.__getitems__(list(range(start, start + size)))) for start in starts]
+    return EarlyStop(batches, settings.look_every_batches, settings.patience, ema)
 
 
 def _prepare_folder(folder: Path, recipe: Recipe, overwrite: bool) -> bool:
@@ -289,6 +350,8 @@ def _prepare_folder(folder: Path, recipe: Recipe, overwrite: bool) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
         if state.exists() and (folder / "last.ckpt").exists() and not overwrite:
             there = _read_state(state)
+            # A run of an older facezoo lacks the settings that are newer: it had what is now their default.
+            there["train"] = dataclasses.asdict(TrainConfig()) | there["train"]
             # Lengths, cadence and paths may change between parts of a run; what shapes weights and order may not.
             for part in (wanted, there):
                 for name in _FREE_SETTINGS:
@@ -391,12 +454,3 @@ def _started_from(folder: Path) -> dict[str, Any]:
     """The manifest's entry about the checkpoint that a run started from; empty for one that started from nothing."""
     path = folder / _STARTED_FROM
     return {"started_from": json.loads(path.read_text(encoding="utf-8"))} if path.exists() else {}
-
-
-def _wandb_logger(folder: Path, recipe: Recipe) -> Any:
-    try:
-        import wandb  # noqa: F401 - Lightning would look for it only when the first value is logged
-        from lightning.pytorch.loggers import WandbLogger
-    except ImportError as error:
-        raise InputError("logging to wandb needs the package: pip install 'facezoo[train]'") from error
-    return WandbLogger(project="facezoo", name=recipe.name, save_dir=str(folder), config=dataclasses.asdict(recipe))

@@ -23,10 +23,12 @@ from facezoo.files import atomic_write
 from facezoo.hub.manifest import CHECKPOINTS, MANIFEST_NAME, read_manifest
 from facezoo.registry import MethodInfo, list_methods
 
-__all__ = ["card_text", "main", "write_cards"]
+__all__ = ["card_text", "headline", "main", "write_cards"]
 
 _ORDER: Final = ("What it does", "Intended use", "Not for", "Limits", "Training data", "Next step")
 """Sections of the manifest's ``card`` that come first, in this order; others follow by name."""
+
+_LICENCES: Final = ("code", "weights", "data")
 
 
 def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = None) -> str:
@@ -75,11 +77,49 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
         lines += ["## Preprocessing", "", *_facts(manifest["preprocessing"]), ""]
     if manifest["config"]:
         lines += ["## Configuration", "", *_facts(manifest["config"]), ""]
+    if manifest.get("licences"):
+        lines += ["## Licences", "", "| of | licence |", "|---|---|"]
+        lines += [f"| {of} | {_cell(manifest['licences'][of])} |" for of in _LICENCES if of in manifest["licences"]]
+        lines += ["", *([f"Paper: {manifest['paper']}.", ""] if manifest.get("paper") else [])]
     lines += ["## Files", "", "| file | bytes | SHA-256 |", "|---|---:|---|"]
     for name, entry in sorted(manifest["files"].items()):
         where = f" (shared with {entry['from']})" if "from" in entry else ""
         lines.append(f"| {name}{where} | {entry['bytes']} | `{entry['sha256']}` |")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def headline(results: Mapping[str, Any]) -> dict[str, str]:
+    """The figures that `facezoo info` shows: each with its interval and the judge.
+
+    Args:
+        results: what ``evaluate_model`` returned.
+
+    Returns:
+        Plain texts by name, for a manifest's ``metrics``.
+    """
+    far = f"far_{results['far'][0]:g}"
+    judges = [name for name, entry in results["judges"].items() if not entry["took_part_in_training"]]
+    shown = {"measured on": f"{results['n']} faces of {results['people']} people, {results['scope'].split(';')[0]}"}
+
+    def percent(figure: Mapping[str, float]) -> str:
+        return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
+
+    def plain(figure: Mapping[str, float], digits: int) -> str:
+        return f"{figure['value']:.{digits}f} ({figure['low']:.{digits}f}-{figure['high']:.{digits}f})"
+
+    for judge in judges:
+        of = f"({judge}, FAR {results['far'][0]:g})"
+        shown[f"taken for the original {of}"] = percent(results["anonymized"]["judges"][judge]["taken"][far])
+        if results["reversible"]:
+            for name, part in results["recovered"].items():
+                shown[f"right key, {name} {of}"] = percent(part["judges"][judge]["taken"][far])
+            shown[f"wrong key {of}"] = percent(results["wrong_key"]["judges"][judge]["taken"][far])
+    if results["anonymized"].get("detected"):
+        shown["faces detected"] = percent(results["anonymized"]["detected"])
+    if results["reversible"]:
+        shown["PSNR, png, dB"] = plain(results["recovered"]["png"]["psnr"], 1)
+        shown["SSIM, png"] = plain(results["recovered"]["png"]["ssim"], 3)
+    return shown
 
 
 def _anonymizing(name: str, info: MethodInfo | None) -> list[str]:

@@ -11,7 +11,15 @@ manifest of a bundled checkpoint is itself compared with ``facezoo/checkpoints/r
      "summary": "one line", "crop_size": 128, "config": {...}, "preprocessing": {...},
      "files": {"generator.safetensors": {"sha256": "...", "bytes": 123}},
      "metrics": {...}, "licence": "Apache-2.0", "training": {...}, "card": {"section title": "text", ...},
+     "licences": {"code": "Apache-2.0", "weights": "Apache-2.0", "data": "..."}, "paper": "...",
      "checksum": "..."}
+
+A file is called ``NETWORK[.VARIANT][-00001-of-00003].safetensors``. Files without a variant hold the averaged weights
+(EMA), which are used unless a variant is asked for; ``last`` are the weights of the last batch without the average. Big
+networks are cut into parts by size, so that a download that breaks off repeats little.
+
+``licences`` (of the code, of the weights, of the pictures that they were trained on) and ``paper`` may be missing;
+``facezoo publish`` asks for them. ``licence`` is that of the weights.
 
 A file's entry may have ``"from": "identity_rotation.faces128"``: the file lies in that checkpoint's folder beside this
 one, and is checked against the hash here all the same. So two models that share networks are stored once.
@@ -30,12 +38,12 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from facezoo.errors import CheckpointError, FacezooError, OutputError, UnknownNameError
-from facezoo.files import checkpoint_file, sha256_bytes, sha256_file
+from facezoo.files import checkpoint_file, file_parts, network_files, sha256_bytes, sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,14 +51,18 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKPOINTS",
     "MANIFEST_NAME",
+    "REPOSITORY",
     "ResolvedModel",
     "bundled_models",
     "load_networks",
     "load_strictly",
     "read_manifest",
     "resolve_model",
+    "select_variant",
+    "selected_files",
     "verify_files",
     "write_checkpoint",
+    "written_manifest",
 ]
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -106,12 +118,14 @@ _DEFAULTS: Final[dict[str, object]] = {
 """Fields that ``write_checkpoint`` fills in when the caller leaves them out."""
 
 _CHECKSUM: Final = "checksum"
-"""The one field that may be missing."""
+_OPTIONAL: Final[dict[str, type]] = {"licences": dict, "paper": str, _CHECKSUM: str}
+"""Fields that may be missing, and their types."""
+
+_LICENCES: Final = ("code", "weights", "data")
 
 _NAME: Final = re.compile(r"[a-z0-9_]+\.[a-z0-9_\-]+")
-_FILE: Final = re.compile(r"[A-Za-z0-9_\-]+\.safetensors")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_REPOSITORY: Final = re.compile(r"[\w\-.]+/[\w\-.]+(@[\w\-./]+)?")
+REPOSITORY: Final = re.compile(r"[\w\-.]+/[\w\-.]+(@[\w\-./]+)?")
 _MAX_MANIFEST_BYTES: Final = 4 * 2**20
 
 
@@ -125,6 +139,7 @@ class ResolvedModel:
         folder: the checkpoint's folder; None for a method without weights.
         manifest: the checkpoint's manifest; None for a method without weights.
         sha256: SHA-256 of the manifest file (which holds the hashes of all others); "" for a method without weights.
+        commit: commit of the hub repository that it came from; "" for everything else.
     """
 
     name: str
@@ -132,6 +147,7 @@ class ResolvedModel:
     folder: Path | None = None
     manifest: Mapping[str, Any] | None = None
     sha256: str = ""
+    commit: str = ""
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -164,21 +180,30 @@ def _check_manifest(manifest: object, where: Path) -> dict[str, Any]:
         )
     if missing := sorted(set(_FIELDS) - set(manifest)):
         raise wrong(f"{MANIFEST_NAME} lacks {', '.join(missing)}")
-    if unknown := sorted(set(manifest) - set(_FIELDS) - {_CHECKSUM}):
+    if unknown := sorted(set(manifest) - set(_FIELDS) - set(_OPTIONAL)):
         raise wrong(f"{MANIFEST_NAME} has unknown fields: {', '.join(map(str, unknown))}")
-    for field, kind in _FIELDS.items():
-        if not isinstance(manifest[field], kind) or isinstance(manifest[field], bool):
+    for field, kind in (_FIELDS | _OPTIONAL).items():
+        if field in manifest and (not isinstance(manifest[field], kind) or isinstance(manifest[field], bool)):
             raise wrong(f'"{field}" in {MANIFEST_NAME} has the wrong type')
+    for kind_of_licence, licence in manifest.get("licences", {}).items():
+        if kind_of_licence not in _LICENCES or not isinstance(licence, str):
+            raise wrong(f'"licences" in {MANIFEST_NAME} must hold texts for {", ".join(_LICENCES)}')
     if not _NAME.fullmatch(manifest["name"]):
         raise wrong(f'the name {manifest["name"]!r} is not of the form "method.tag"')
     if manifest["name"].split(".")[0] != manifest["method"]:
         raise wrong(f"the name {manifest['name']!r} does not begin with its method {manifest['method']!r}")
     if manifest["crop_size"] < 16 or manifest["crop_size"] > 1024:
         raise wrong(f"the crop size {manifest['crop_size']} is outside 16 to 1024")
+    parts_of: dict[tuple[str, str, int], set[int]] = {}
     for name, entry in manifest["files"].items():
         # The pattern keeps every file inside the folder: no separators, no "..".
-        if not _FILE.fullmatch(name):
+        parts = file_parts(name)
+        if parts is None:
             raise wrong(f"{name!r} is not the name of a safetensors file")
+        there = parts_of.setdefault((parts[0], parts[1], parts[3]), set())
+        if parts[2] in there:
+            raise wrong(f"a part of {parts[0]} is named twice")
+        there.add(parts[2])
         if not isinstance(entry, dict) or set(entry) - {"from"} != {"sha256", "bytes"}:
             raise wrong(f"the entry of {name} must hold exactly sha256 and bytes, and from where it is shared")
         # Another checkpoint's name is a folder's name: the pattern lets nothing else through.
@@ -188,6 +213,11 @@ def _check_manifest(manifest: object, where: Path) -> dict[str, Any]:
             raise wrong(f"the sha256 of {name} is malformed")
         if not isinstance(entry["bytes"], int) or isinstance(entry["bytes"], bool) or entry["bytes"] < 0:
             raise wrong(f"the size of {name} is malformed")
+    for (network, _, count), there in parts_of.items():
+        if there != set(range(1, count + 1)):
+            raise wrong(f"{network} is said to have {count} parts and not all of them are named")
+    if len({key[:2] for key in parts_of}) != len(parts_of):
+        raise wrong("a network is there both whole and in parts, or in two cuts")
     if _CHECKSUM in manifest and manifest[_CHECKSUM] != _checksum(manifest):
         raise wrong(f"{MANIFEST_NAME} is damaged or was edited (its checksum is wrong)")
     return manifest
@@ -221,8 +251,34 @@ def read_manifest(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
     return _check_manifest(manifest, path), sha256_bytes(data)
 
 
-def verify_files(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -> None:
+def select_variant(manifest: Mapping[str, Any], variant: str) -> dict[str, Any]:
+    """The manifest, asking for a variant of the weights ("last"; "" for the averaged ones).
+
+    Raises:
+        CheckpointError: the checkpoint has no such variant.
+    """
+    there = {parts[1] for name in manifest["files"] if (parts := file_parts(name)) is not None} - {""}
+    if variant and variant not in there:
+        raise CheckpointError(
+            f"{manifest['name']} has no variant {variant!r} of its weights; "
+            + (f"there is: {', '.join(sorted(there))}" if there else "it has the averaged ones only")
+        )
+    plain = {key: value for key, value in manifest.items() if key != "variant"}
+    return {**plain, "variant": variant} if variant else plain
+
+
+def selected_files(manifest: Mapping[str, Any]) -> list[str]:
+    """Names of the files that the manifest's variant consists of."""
+    return [name for names in network_files(manifest).values() for name in names]
+
+
+def verify_files(folder: str | os.PathLike[str], manifest: Mapping[str, Any], *, every_variant: bool = False) -> None:
     """Compare size and SHA-256 of every file with the manifest.
+
+    Args:
+        folder: the checkpoint's folder.
+        manifest: its manifest.
+        every_variant: look at all files, not only at those of the variant that the manifest asks for.
 
     Raises:
         CheckpointError: a file is missing, truncated or altered (one flipped bit is enough), or the folder holds
@@ -237,7 +293,8 @@ def verify_files(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) ->
         raise CheckpointError(
             f"{folder} holds {foreign[0]}, which its {MANIFEST_NAME} does not name; get a fresh copy of the checkpoint"
         )
-    for name, entry in manifest["files"].items():
+    for name in manifest["files"] if every_variant else selected_files(manifest):
+        entry = manifest["files"][name]
         path = checkpoint_file(Path(folder), manifest, name)
         try:
             size = path.stat().st_size
@@ -272,7 +329,7 @@ def load_networks(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -
     """Check every file and read the networks.
 
     Returns:
-        State dicts by network name (the file's name without ``.safetensors``), on the CPU.
+        State dicts by network name, on the CPU; those of the variant that the manifest asks for.
 
     Raises:
         CheckpointError: as ``verify_files``, or a file that is no safetensors file.
@@ -281,7 +338,9 @@ def load_networks(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -
     from safetensors.torch import load
 
     networks: dict[str, dict[str, Tensor]] = {}
-    for name, entry in manifest["files"].items():
+    network_of = {file: network for network, files in network_files(manifest).items() for file in files}
+    for name, network in network_of.items():
+        entry = manifest["files"][name]
         # The bytes that are hashed are the bytes that are loaded: a file swapped in between changes nothing.
         path = checkpoint_file(Path(folder), manifest, name)
         try:
@@ -299,9 +358,15 @@ def load_networks(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -
                 f"{path} is damaged or was altered (its SHA-256 is not the manifest's); get a fresh copy"
             )
         try:
-            networks[name.removesuffix(".safetensors")] = load(data)
+            tensors = load(data)
         except (SafetensorError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+        state = networks.setdefault(network, {})
+        if twice := sorted(set(tensors) & set(state)):
+            raise CheckpointError(
+                f"{path} holds {twice[0]}, which another part of {network} holds too; export it again"
+            )
+        state |= tensors
     return networks
 
 
@@ -359,38 +424,37 @@ def _from_folder(folder: Path) -> ResolvedModel:
     return ResolvedModel(manifest["name"], manifest["method"], folder, manifest, digest)
 
 
-def _from_hub(name: str, revision: str | None) -> ResolvedModel:
-    """Download (or find in the cache) a Hugging Face repository; works offline once it is cached."""
-    repository, _, pinned = name.partition("@")
-    wanted = revision or pinned or None
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
+def _from_hub(name: str, revision: str | None, variant: str, token: str | None) -> ResolvedModel:
+    """Download (or find in the cache) a Hugging Face repository; the hashes are compared when it is loaded."""
+    from facezoo.hub.remote import fetch
+
+    found = fetch(name, revision=revision, variant=variant, token=token, verify=False)
+    return ResolvedModel(
+        found.manifest["name"], found.manifest["method"], found.folder, found.manifest, found.sha256, found.commit
+    )
+
+
+def _from_entry(name: str, entry: Mapping[str, Any], folder: Path, variant: str, token: str | None) -> ResolvedModel:
+    """A model of the registry: its folder here, or else its repository on the hub at the commit that is pinned."""
+    hub = entry.get("hub")
+    if not (folder / MANIFEST_NAME).is_file() and isinstance(hub, Mapping):
+        found = _from_hub(str(hub.get("repository")), str(hub.get("commit")), variant, token)
+    else:
+        found = _from_folder(folder)
+    if found.sha256 != entry.get("manifest_sha256"):
         raise CheckpointError(
-            f"{name} looks like a Hugging Face repository, which needs: pip install huggingface_hub"
-        ) from error
-    patterns = [MANIFEST_NAME, "*.safetensors"]
-    try:
-        folder = snapshot_download(repository, revision=wanted, allow_patterns=patterns)
-    except Exception as error:  # whatever the network, the hub or its client answers
-        try:
-            folder = snapshot_download(repository, revision=wanted, allow_patterns=patterns, local_files_only=True)
-        except Exception:
-            raise CheckpointError(
-                f"there is no folder {name} here, it is not in the cache, and the Hugging Face hub did not give it "
-                f"({_short(error)}); check the name and the connection, or give a local folder"
-            ) from error
-    return _from_folder(Path(folder))
-
-
-def _short(error: BaseException) -> str:
-    """The beginning of another library's message: its first line, at most 90 characters."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line if len(line) <= 90 else f"{line[:87].rstrip()}..."
+            f"the manifest of the bundled {name} was altered (its SHA-256 is not the registry's); install facezoo again"
+        )
+    return found
 
 
 def resolve_model(
-    name: str | os.PathLike[str], *, revision: str | None = None, checkpoints: Path = CHECKPOINTS
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    variant: str = "",
+    token: str | None = None,
+    checkpoints: Path = CHECKPOINTS,
 ) -> ResolvedModel:
     """Find a model: a local checkpoint folder, a bundled checkpoint, a method without weights, or a hub repository.
 
@@ -404,7 +468,10 @@ def resolve_model(
 
     Args:
         name: one of the above.
-        revision: branch, tag or commit of the hub repository; None: the repository's default.
+        revision: branch, tag or commit of the hub repository; None: the repository's default. Only a commit says for
+            good what is loaded.
+        variant: other weights of the checkpoint than the averaged ones: "last".
+        token: for a private repository; None: that of ``HF_TOKEN`` or of ``hf auth login``.
         checkpoints: folder of the bundled checkpoints.
 
     Returns:
@@ -414,6 +481,17 @@ def resolve_model(
         UnknownNameError: nothing of that name; the message lists what there is.
         CheckpointError: found, but damaged or not reachable.
     """
+    found = _resolve(name, revision, variant, token, checkpoints)
+    if found.manifest is None:
+        if variant:
+            raise CheckpointError(f"{found.name} has no weights, so no variant {variant!r} of them")
+        return found
+    return replace(found, manifest=select_variant(found.manifest, variant))
+
+
+def _resolve(
+    name: str | os.PathLike[str], revision: str | None, variant: str, token: str | None, checkpoints: Path
+) -> ResolvedModel:
     if not isinstance(name, str | os.PathLike):
         raise UnknownNameError(f"a model's name is text or a path, not {type(name).__name__}; see `facezoo list`")
     text = os.fspath(name)
@@ -445,13 +523,7 @@ def resolve_model(
             raise UnknownNameError(f"{text} has several checkpoints; choose one of: {', '.join(sorted(of_method))}")
     if wanted in bundled:
         entry = bundled[wanted]
-        found = _from_folder(checkpoints / str(entry.get("folder", wanted)))
-        if found.sha256 != entry.get("manifest_sha256"):
-            raise CheckpointError(
-                f"the manifest of the bundled {wanted} was altered (its SHA-256 is not the registry's); "
-                "install facezoo again"
-            )
-        return found
+        return _from_entry(wanted, entry, checkpoints / str(entry.get("folder", wanted)), variant, token)
 
     from facezoo import registry
 
@@ -463,8 +535,8 @@ def resolve_model(
                 "a Hugging Face repository (org/name), or train one with `facezoo train`"
             )
         return ResolvedModel(text, text)
-    if _REPOSITORY.fullmatch(text):
-        return _from_hub(text, revision)
+    if REPOSITORY.fullmatch(text):
+        return _from_hub(text, revision, variant, token)
     method, _, tag = text.partition(".")
     if tag and method in methods and methods[method].learned:
         of_method = sorted(full for full, entry in bundled.items() if entry.get("method") == method)
@@ -501,6 +573,46 @@ def _shared_entries(parent: Path, shared: Mapping[str, str], own: set[str]) -> d
     return entries
 
 
+def written_manifest(manifest: Mapping[str, Any]) -> str:
+    """The text of a manifest's file, with its checksum; what only lives in memory (``variant``) is left out.
+
+    Raises:
+        CheckpointError: a value that JSON cannot hold.
+    """
+    full = {key: value for key, value in manifest.items() if key not in ("variant", _CHECKSUM)}
+    try:
+        full[_CHECKSUM] = _checksum(json.loads(json.dumps(full, allow_nan=False)))
+        return json.dumps(full, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the manifest holds a value that JSON cannot hold ({error})") from error
+
+
+def _checked_tensors(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that share no memory, all of them finite."""
+    import torch
+
+    tensors: dict[str, Tensor] = {}
+    for key, value in state.items():
+        tensor = value.detach().to("cpu", copy=True).contiguous()
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{name}: {key} holds values that are not finite; the checkpoint is not written")
+        tensors[key] = tensor
+    return tensors
+
+
+def _parts(tensors: dict[str, Tensor], part_bytes: int | None) -> list[dict[str, Tensor]]:
+    """The tensors in their order, cut where the next one would make a part too big."""
+    parts: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, tensor in tensors.items():
+        if part_bytes is not None and parts[-1] and size + tensor.nbytes > part_bytes:
+            parts.append({})
+            size = 0
+        parts[-1][key] = tensor
+        size += tensor.nbytes
+    return parts
+
+
 def write_checkpoint(
     folder: str | os.PathLike[str],
     manifest: Mapping[str, object],
@@ -508,6 +620,8 @@ def write_checkpoint(
     *,
     overwrite: bool = False,
     shared: Mapping[str, str] | None = None,
+    variants: Mapping[str, Mapping[str, Mapping[str, Tensor]]] | None = None,
+    part_bytes: int | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint folder: all of it or nothing.
 
@@ -522,6 +636,9 @@ def write_checkpoint(
         overwrite: whether an existing checkpoint may be replaced.
         shared: networks that are not stored again: network name -> name of the checkpoint, in a folder of that name
             beside this one, that holds the file.
+        variants: other weights of the same networks: variant -> network -> state dict, e.g. ``{"last": {...}}``.
+        part_bytes: cut a network's file into parts of at most this many bytes of tensors (one tensor is never cut);
+            None: one file a network.
 
     Returns:
         The manifest as written.
@@ -531,7 +648,6 @@ def write_checkpoint(
         CheckpointError: a manifest that could not be read again, tensors with values that are not finite, or a
             shared network that the other checkpoint does not hold.
     """
-    import torch
     from safetensors.torch import save
 
     target = Path(folder)
@@ -540,22 +656,17 @@ def write_checkpoint(
     if target.exists() and not (target / MANIFEST_NAME).is_file():
         raise OutputError(f"{target} is not a checkpoint folder and is not replaced; choose another folder")
     contents: dict[str, bytes] = {}
-    for name, state in networks.items():
-        tensors: dict[str, Tensor] = {}
-        for key, value in state.items():
-            tensor = value.detach().to("cpu", copy=True).contiguous()
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise CheckpointError(f"{name}: {key} holds values that are not finite; the checkpoint is not written")
-            tensors[key] = tensor
-        contents[f"{name}.safetensors"] = save(tensors)
+    for variant, states in {"": networks, **(variants or {})}.items():
+        for network, state in states.items():
+            parts = _parts(_checked_tensors(network, state), part_bytes)
+            stem = f"{network}.{variant}" if variant else network
+            for number, tensors in enumerate(parts, start=1):
+                cut = f"-{number:05d}-of-{len(parts):05d}" if len(parts) > 1 else ""
+                contents[f"{stem}{cut}.safetensors"] = save(tensors)
     full: dict[str, Any] = {**_DEFAULTS, **manifest}
     full["files"] = {name: {"sha256": sha256_bytes(data), "bytes": len(data)} for name, data in contents.items()}
     full["files"] |= _shared_entries(target.parent, shared or {}, set(contents))
-    try:
-        full[_CHECKSUM] = _checksum(json.loads(json.dumps(full, allow_nan=False)))
-        text = json.dumps(full, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the manifest holds a value that JSON cannot hold ({error})") from error
+    text = written_manifest(full)
     checked = _check_manifest(json.loads(text), target / MANIFEST_NAME)
     contents[MANIFEST_NAME] = text.encode()
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from facezoo.errors import FacezooError
+from facezoo.errors import CheckpointError, FacezooError
 from facezoo.files import atomic_write
-from facezoo.hub.manifest import CHECKPOINTS, MANIFEST_NAME, read_manifest, verify_files
+from facezoo.hub.manifest import CHECKPOINTS, MANIFEST_NAME, bundled_models, read_manifest, verify_files
 
 __all__ = ["build_registry", "main", "registry_text"]
 
@@ -21,13 +21,24 @@ __all__ = ["build_registry", "main", "registry_text"]
 def build_registry(root: Path = CHECKPOINTS) -> dict[str, Any]:
     """Registry of every checkpoint folder in ``root``; each file's hash is checked on the way.
 
+    Entries of the present registry that lie on the hub only (``"hub": {"repository": ..., "commit": ...}`` and no
+    folder) are kept.
+
     Raises:
         CheckpointError: a checkpoint is damaged, or its folder does not have its name.
     """
-    models: dict[str, Any] = {}
+    try:
+        present = bundled_models(root)
+    except CheckpointError:
+        present = {}  # damaged, by a merge say: it is made anew from the folders
+    models: dict[str, Any] = {
+        name: entry
+        for name, entry in present.items()
+        if isinstance(entry.get("hub"), dict) and not (root / str(entry.get("folder", name)) / MANIFEST_NAME).is_file()
+    }
     for folder in sorted(path.parent for path in root.glob(f"*/{MANIFEST_NAME}")):
         manifest, digest = read_manifest(folder)
-        verify_files(folder, manifest)
+        verify_files(folder, manifest, every_variant=True)
         if folder.name != manifest["name"]:
             raise FacezooError(f"{folder} holds the checkpoint {manifest['name']}; name the folder after it")
         models[manifest["name"]] = {

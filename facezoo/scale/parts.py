@@ -336,12 +336,13 @@ class PartWorker:
         import torch
 
         torch.set_num_threads(max(1, run.threads))
+        options: dict[str, Any] = dict(settings.options)
         self._anonymizer: Anonymizer = from_pretrained(
             settings.model,
             revision=settings.revision,
             detector=settings.detector,
             device=settings.device,
-            **dict(settings.options),
+            **options,
         )
         self._keep: KeepList | None = None
         if settings.keep is not None:

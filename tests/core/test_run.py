@@ -167,7 +167,7 @@ def test_a_run_from_the_command_line_with_wandb_offline(tmp_path: Path, recipe: 
             HTTPS_PROXY=address,
             NO_PROXY="",
         )
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         assert process.returncode == 0, err[-3000:]
         with pytest.raises(BlockingIOError):
             server.accept()
@@ -179,6 +179,10 @@ def test_a_run_from_the_command_line_with_wandb_offline(tmp_path: Path, recipe: 
     content = log.read_bytes()
     for word in (b"disentangle/l1", b"conceal/psnr", b"pictures_per_second", b"identity_rotation.small"):
         assert word in content, word
+    assert not list(offline.rglob("*.png")), "sheets show faces: they go only when that is asked for"
+    for file in (path for path in offline.rglob("*") if path.is_file() and path.parent.name != "logs"):
+        assert str(tmp_path).encode() not in file.read_bytes(), f"{file.name} tells a path of this machine"
+    assert b"manifest_sha256" in content, "the checkpoint that came out"
 
     with (tmp_path / "run" / "log.csv").open() as stream:
         rows = list(csv.DictReader(stream))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -223,34 +222,17 @@ def test_registry_file_goes_stale(tmp_path, capsys):
     assert "error" in capsys.readouterr().err
 
 
-class FakeHub(ModuleType):
-    """Stands for huggingface_hub: a folder by repository, and a connection that may be down."""
-
-    def __init__(self, folders: dict[str, Path], online: bool) -> None:
-        super().__init__("huggingface_hub")
-        self.folders, self.online, self.calls = folders, online, []
-
-    def snapshot_download(self, repo_id, *, revision=None, allow_patterns=None, local_files_only=False):
-        self.calls.append((repo_id, revision, local_files_only))
-        if not local_files_only and not self.online:
-            raise ConnectionError("no network\nsecond line")
-        if repo_id not in self.folders:
-            raise FileNotFoundError(repo_id)
-        assert "manifest.json" in allow_patterns
-        return str(self.folders[repo_id])
-
-
-def test_hub_repositories_online_offline_and_unknown(tmp_path, folder, monkeypatch):
-    fake = FakeHub({"someone/model": folder}, online=True)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", fake)
-    assert hub.resolve_model("someone/model@v1").folder == folder
-    assert fake.calls[-1] == ("someone/model", "v1", False)
-    fake.online = False
-    assert hub.resolve_model("someone/model", revision="abc").folder == folder
-    assert fake.calls[-1] == ("someone/model", "abc", True)
-    with pytest.raises(CheckpointError, match="no network") as caught:
-        hub.resolve_model("someone/else")
-    assert "second line" not in str(caught.value)
+def test_registry_file_keeps_models_that_lie_on_the_hub_and_mends_a_damaged_file(tmp_path):
+    root = bundle(tmp_path)
+    path = root / "registry.json"
+    content = json.loads(path.read_text())
+    far = {"method": "tiny_swap", "manifest_sha256": "0" * 64, "hub": {"repository": "a/b", "commit": "c"}}
+    path.write_text(
+        json.dumps({**content, "models": {**content["models"], "tiny_swap.far": far, "tiny_swap.gone": {}}})
+    )
+    assert registry_file.build_registry(root)["models"] == {**content["models"], "tiny_swap.far": far}
+    path.write_text("<<<<<<< ours")
+    assert registry_file.build_registry(root)["models"] == content["models"]
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ class AttributedTraining(PhasedModule):
 
     config: AttributedConfig
     model: AttributedNetworks
+    labels_by_index = True
 
     def _prepare(self, config: AttributedConfig, seed: int) -> None:
         self.config, self.seed = config, seed
