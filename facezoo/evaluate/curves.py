@@ -4,6 +4,10 @@ The book's figures 4.3, 4.4, 5.4 and 5.5, and its tables 4.1 and 5.1, on faces o
 to 8 bits. PSR (protection success rate) is the part of the faces that dlib's network puts further away from the
 original than .6, the threshold of its author. Noise that depends on chance is drawn from the seed, so that a figure
 can be made again; privacy as such does not depend on it.
+
+Methods that hide a face among other people get those from the same set, unless an option says otherwise: k-Same a
+closed gallery of everybody's first picture (and those are then the faces that are measured, since it protects its
+gallery only), dp_kanonymity the set as its reference.
 """
 
 from __future__ import annotations
@@ -27,14 +31,18 @@ from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError, OutputError, UnknownNameError
 from facezoo.evaluate.book_tables import TABLES, BookTable
 from facezoo.evaluate.judges import to_pictures, to_tensor
+from facezoo.evaluate.protocol import hardware
 from facezoo.faces.detect import DetectorOptions, get_detector
 from facezoo.files import atomic_write
 from facezoo.keys import Key
+from facezoo.hub.manifest import resolve_model
 from facezoo.methods.classics.config import BOOK_SETTINGS
+from facezoo.methods.ksame.gallery import LABELS, Gallery
 from facezoo.metrics import bootstrap_mean, psnr, similarity, ssim, wilson
 from facezoo.recognition import load_recogniser
 from facezoo.recognition.dlib_resnet import DLIB_THRESHOLD
 from facezoo.recognition.window import TemplateWindow
+from facezoo.registry import load_options_class
 
 __all__ = ["COLUMNS", "Meter", "draw_curves", "run_curves", "run_tables"]
 
@@ -78,21 +86,28 @@ class Meter:
         limit: number of faces, drawn with the seed; None: all.
         seed: of the choice, the methods' chance and the bootstrap.
         progress: whether to show a bar.
+        once: whether to leave out all but the first picture of each person.
 
     Raises:
         InputError: fewer than two faces.
     """
 
     def __init__(
-        self, data: str | os.PathLike[str], *, limit: int | None = None, seed: int = 0, progress: bool = True
+        self,
+        data: str | os.PathLike[str],
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+        progress: bool = True,
+        once: bool = False,
     ) -> None:
         packed = PackedFaces(data)
         if len(packed) < 2 or (limit is not None and limit < 2):
             raise InputError("curves need at least two faces")
         self.name = packed.path.name
-        rows = np.arange(len(packed))
-        if limit is not None and limit < len(packed):
-            rows = np.sort(np.random.default_rng(seed).choice(len(packed), limit, replace=False))
+        rows = first_pictures(packed) if once else np.arange(len(packed))
+        if limit is not None and limit < len(rows):
+            rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
         self.pictures = packed.batch(rows)
         self.seed = seed
         self.progress = progress
@@ -151,6 +166,44 @@ class Meter:
         }
 
 
+def first_pictures(packed: PackedFaces) -> npt.NDArray[np.int64]:
+    """Rows of everybody's first picture, in the set's order."""
+    rows: npt.NDArray[np.int64] = np.sort(np.unique(np.asarray(packed.identity), return_index=True)[1]).astype(np.int64)
+    return rows
+
+
+def own_people(
+    model: str, data: str | os.PathLike[str], options: Mapping[str, object], varied: str = ""
+) -> tuple[dict[str, object], str]:
+    """People to hide among, from the measured set itself, for a method that wants some and was given none.
+
+    Args:
+        model: as ``facezoo.from_pretrained`` takes it.
+        data: packed set.
+        options: that are given.
+        varied: the option on the horizontal axis.
+
+    Returns:
+        The options that are added, and in words who the people are ("" where nothing was added).
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+    known = load_options_class(resolve_model(model).method).documented()
+    given = {*options, varied}
+    if "gallery" in known and "gallery" not in given:
+        packed = PackedFaces(data)
+        rows = first_pictures(packed)
+        labels = {name: np.asarray(packed.array(name))[rows] for name in LABELS if name in packed}
+        points = None if packed.points is None else np.asarray(packed.points)[rows]
+        gallery = Gallery(packed.batch(rows), np.asarray(packed.identity)[rows], points=points, labels=labels)
+        return {"gallery": gallery}, f"gallery: the first pictures of the {len(rows)} people of the set"
+    if "reference" in known and "reference" not in given:
+        count = len(PackedFaces(data))
+        return {"reference": os.fspath(data)}, f"reference: the {count} pictures of the set, the measured ones among them"
+    return {}, ""
+
+
 def _seeded(anonymizer: Anonymizer) -> Anonymizer:
     """Noise from the seed, where the method would otherwise draw it from the operating system."""
     if "randomness" in anonymizer.method.options_class.documented() and "randomness" not in anonymizer.options:
@@ -205,14 +258,15 @@ def run_curves(
     targets = [folder / f"curves.{ending}" for ending in ("csv", "json", "png")]
     _check_outputs(targets, overwrite)
     # One anonymizer for all: its networks are loaded once. Every value is checked before the first is measured.
-    first: dict[str, Any] = {**(options or {}), option: values[0]}
+    added, people = own_people(model, data, options or {}, option)
+    first: dict[str, Any] = {**(options or {}), **added, option: values[0]}
     anonymizer = _seeded(from_pretrained(model, **first))
     if option not in anonymizer.method.options_class.documented():
         raise UnknownNameError(f"{model} has no option {option!r}")
     base = dict(anonymizer.options)
     for value in values:
         anonymizer.method.options.updated({**base, option: value})
-    meter = Meter(data, limit=limit, seed=seed, progress=progress)
+    meter = Meter(data, limit=limit, seed=seed, progress=progress, once="gallery" in added)
     measured = []
     for value in values:
         anonymizer.options = {**base, option: value}
@@ -226,7 +280,9 @@ def run_curves(
         "data": meter.name,
         "n": len(meter.pictures),
         "seed": seed,
+        "people": people,
         "scope": "aligned crops, 8-bit; 95 % intervals; PSR: dlib's distance above 0.6",
+        "hardware": hardware("cpu"),
         "identity_encoders": list(anonymizer.method.identity_encoders),
         "points": [{"value": point.value, **point.figures} for point in measured],
     }
@@ -333,11 +389,19 @@ def run_tables(
         for row in table.rows:
             if row.model:
                 model, settings = BOOK_SETTINGS[row.setting] if row.setting else (row.model, dict(row.options))
-                chosen: dict[str, Any] = dict(settings)
+                added, _ = own_people(model, data, settings)
+                chosen: dict[str, Any] = {**settings, **added}
                 anonymizer = _seeded(from_pretrained(model, **chosen))
                 found[number][row.name] = meter.measure(anonymizer, row.name)
         text += _table(number, table, found[number])
-    content = {"facezoo_tables": 1, "data": meter.name, "n": len(meter.pictures), "seed": seed, "tables": found}
+    content = {
+        "facezoo_tables": 1,
+        "data": meter.name,
+        "n": len(meter.pictures),
+        "seed": seed,
+        "hardware": hardware("cpu"),
+        "tables": found,
+    }
     atomic_write(targets[0], "\n".join(text).encode(), overwrite, make_parents=True)
     atomic_write(targets[1], (json.dumps(content, indent=1) + "\n").encode(), overwrite)
     return "\n".join(text)
