@@ -34,7 +34,7 @@ def add_curves(commands: Commands) -> None:
         "  facezoo curves ksame_pixel --vary k=2,5,10,50 --data packed/evaluation.safetensors -o curves/\n"
         "  facezoo curves --tables --data packed/evaluation.safetensors -o tables/",
         " Writes csv, JSON and PNG (or Markdown and JSON for the tables). Noise is drawn from the seed. "
-        "Methods that need people to hide among take those of the set (k-Same: a gallery of everybody's first picture).",
+        "People to hide among are taken from the set where a method wants some (k-Same: everybody's first picture).",
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model's name or a checkpoint folder")
     parser.add_argument("--vary", metavar="NAME=V1,V2,...", help="option on the horizontal axis, and its values")

@@ -34,8 +34,9 @@ from facezoo.evaluate.judges import to_pictures, to_tensor
 from facezoo.evaluate.protocol import hardware
 from facezoo.faces.detect import DetectorOptions, get_detector
 from facezoo.files import atomic_write
-from facezoo.keys import Key
 from facezoo.hub.manifest import resolve_model
+from facezoo.keys import Key
+from facezoo.methods.base import FaceContext
 from facezoo.methods.classics.config import BOOK_SETTINGS
 from facezoo.methods.ksame.gallery import LABELS, Gallery
 from facezoo.metrics import bootstrap_mean, psnr, similarity, ssim, wilson
@@ -44,14 +45,30 @@ from facezoo.recognition.dlib_resnet import DLIB_THRESHOLD
 from facezoo.recognition.window import TemplateWindow
 from facezoo.registry import load_options_class
 
-__all__ = ["COLUMNS", "Meter", "draw_curves", "run_curves", "run_tables"]
+__all__ = [
+    "ATTRIBUTE_COLUMNS",
+    "COLUMNS",
+    "Meter",
+    "draw_curves",
+    "first_pictures",
+    "own_people",
+    "run_curves",
+    "run_tables",
+]
 
 ByteArray = npt.NDArray[np.uint8]
 
 COLUMNS = ("distance", "psr", "cosine", "psnr", "ssim", "detected")
 """What is measured: dlib's distance, PSR, cosine (SFace), PSNR in dB, SSIM, detection rate."""
 
+ATTRIBUTE_COLUMNS = ("chosen_predicted", "average_predicted", "chosen_average")
+"""Attribute accuracy (book, 4.14; figures 4.3 and 4.4) of methods that choose attributes: between what the face gets
+and what it had, what its neighbours have and what it had, what it gets and what the neighbours have."""
+
 _TITLES = {
+    "chosen_predicted": "attributes: given as before",
+    "average_predicted": "attributes: neighbours' as before",
+    "chosen_average": "attributes: given as neighbours'",
     "distance": "identity distance (dlib)",
     "psr": "PSR (dlib, 0.6)",
     "cosine": "cosine to the original (SFace)",
@@ -145,10 +162,16 @@ class Meter:
         originals, known = self.originals(size)
         key = Key.from_bytes(_KEY) if anonymizer.method.uses_key else None
         parts = []
+        agreement: dict[str, list[npt.NDArray[np.float64]]] = {}
+        choices = getattr(anonymizer.method, "attribute_choices", None)
         shown = None if self.progress else True
         for start in tqdm(range(0, len(originals), _BATCH), desc=name, unit="batch", disable=shown):
             faces = to_tensor(originals[start : start + _BATCH])
             parts.append(to_pictures(anonymizer.anonymize_faces(faces, key, seed=self.seed)))
+            if choices is not None:
+                context = FaceContext(seed=self.seed, options=anonymizer.options)
+                for column, values in choices(faces, context).agreement().items():
+                    agreement.setdefault(column, []).append(values.numpy())
         results = np.concatenate(parts)
         vectors = self._embedded(results)
         distance = -similarity(vectors["dlib"], known["dlib"], "euclidean")
@@ -163,6 +186,7 @@ class Meter:
             "psnr": bootstrap_mean(psnr(first, second).double().numpy(), self.seed).to_dict(),
             "ssim": bootstrap_mean(ssim(first, second).double().numpy(), self.seed).to_dict(),
             "detected": wilson(found, count).to_dict(),
+            **{name: bootstrap_mean(np.concatenate(agreement[name]), self.seed).to_dict() for name in agreement},
         }
 
 
@@ -200,7 +224,7 @@ def own_people(
         return {"gallery": gallery}, f"gallery: the first pictures of the {len(rows)} people of the set"
     if "reference" in known and "reference" not in given:
         count = len(PackedFaces(data))
-        return {"reference": os.fspath(data)}, f"reference: the {count} pictures of the set, the measured ones among them"
+        return {"reference": os.fspath(data)}, f"reference: the {count} pictures of the set, with the measured ones"
     return {}, ""
 
 
@@ -292,13 +316,19 @@ def run_curves(
     return result
 
 
+def _columns(figures: Mapping[str, object]) -> list[str]:
+    """What was measured, in the order of the figures."""
+    return [name for name in (*COLUMNS, *ATTRIBUTE_COLUMNS) if name in figures]
+
+
 def _csv(option: str, measured: Sequence[Measured]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([option, *(f"{name}{end}" for name in COLUMNS for end in ("", "_low", "_high"))])
+    columns = _columns(measured[0].figures)
+    writer.writerow([option, *(f"{name}{end}" for name in columns for end in ("", "_low", "_high"))])
     for point in measured:
         row: list[object] = [point.value]
-        for name in COLUMNS:
+        for name in columns:
             figure = point.figures[name]
             row += [_short(figure[end]) for end in ("value", "low", "high")]
         writer.writerow(row)
@@ -321,8 +351,9 @@ def draw_curves(result: Mapping[str, Any]) -> bytes:
     numeric = all(isinstance(value, int | float) for value in values)
     places = values if numeric else list(range(len(values)))
     wide = numeric and min(values) > 0 and max(values) / min(values) > 20
-    figure, axes = pyplot.subplots(2, 3, figsize=(11, 6), constrained_layout=True)
-    for name, axis in zip(COLUMNS, axes.flat, strict=True):
+    columns = _columns(points[0])
+    figure, axes = pyplot.subplots(len(columns) // 3, 3, figsize=(11, len(columns)), constrained_layout=True)
+    for name, axis in zip(columns, axes.flat, strict=True):
         middle = [point[name]["value"] for point in points]
         axis.plot(places, middle, marker="o", color="tab:blue")
         axis.fill_between(
@@ -339,7 +370,7 @@ def draw_curves(result: Mapping[str, Any]) -> bytes:
             axis.set_xscale("log")
         elif not numeric:
             axis.set_xticks(places, [str(value) for value in values])
-        if name in ("psr", "detected"):
+        if name in ("psr", "detected", *ATTRIBUTE_COLUMNS):
             axis.set_ylim(-0.03, 1.03)
     figure.suptitle(f"{result['model']}, {result['n']} faces of {result['data']} (95 % intervals)", fontsize=11)
     stream = io.BytesIO()

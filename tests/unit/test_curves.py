@@ -73,6 +73,33 @@ def test_noise_is_drawn_from_the_seed_and_said_so(packed, tmp_path):
     assert results[0]["other_options"]["randomness"] == "seeded"
 
 
+def test_a_gallery_is_everybodys_first_picture_and_those_are_measured(tmp_path, packed):
+    images = np.random.default_rng(3).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
+    names = ["ann", "bob", "ann", "cid", "dan", "eve", "bob"]
+    path = tmp_path / "people.safetensors"
+    write_packed(path, iter(images), size=64, identities=names, files=[f"{row}.png" for row in range(7)])
+    result = curves.run_curves("ksame_pixel", path, tmp_path / "k", option="k", values=[2, 5], progress=False)
+    assert result["n"] == 5
+    assert result["people"] == "gallery: the first pictures of the 5 people of the set"
+    assert result["hardware"]["torch"] == torch.__version__
+    # With everybody in one group all get the mean of the five, whatever they look like.
+    mean = images[[0, 1, 3, 4, 5]].astype(np.float64).mean(0).round()
+    noise = [((images[row] - mean) ** 2).mean() for row in (0, 1, 3, 4, 5)]
+    expected = np.mean([10 * np.log10(255**2 / one) for one in noise])
+    assert result["points"][1]["psnr"]["value"] == pytest.approx(expected, abs=0.02)
+    with pytest.raises(InputError, match="k=6 is more than the 5 people"):
+        curves.run_curves("ksame_pixel", path, tmp_path / "x", option="k", values=[2, 6], progress=False)
+
+
+def test_people_are_added_only_where_they_are_wanted_and_not_given(packed):
+    assert curves.own_people("pixelation", packed, {}) == ({}, "")
+    assert curves.own_people("ksame_m", packed, {"gallery": "mine.safetensors"}) == ({}, "")
+    assert curves.own_people("ksame_m", packed, {}, varied="gallery") == ({}, "")
+    added, words = curves.own_people("ksame_m", packed, {"k": 3})
+    assert len(added["gallery"]) == 5
+    assert "5 people" in words
+
+
 def test_refusals(packed, tmp_path):
     def run(**changes):
         arguments = {"option": "block", "values": [2.0, 4.0], "progress": False, **changes}

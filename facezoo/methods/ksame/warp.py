@@ -97,7 +97,8 @@ class PiecewiseAffine:
         # A triangle that a group's shape folded flat holds no pixel; without the ridge its matrix has no inverse.
         flat = edges.det().abs() < 1e-9
         edges = torch.where(flat[:, None, None], torch.eye(2, dtype=torch.float64), edges)
-        # pixel = origin + local @ edges. Inverting each matrix once: solving for each pixel is a hundred times the work.
+        # pixel = origin + local @ edges. Each matrix is inverted once: solving for each pixel is a hundred times the
+        # work.
         local = (pixels[None] - origin[:, None]) @ torch.linalg.inv(edges)
         weights = torch.cat([1 - local.sum(-1, keepdim=True), local], -1)  # (T, S * S, 3) barycentric
         inside = weights.amin(-1)
