@@ -145,6 +145,8 @@ def test_warped_places_solve_the_affine_equations():
     checked = 0
     for triangle in warp.triangles:
         corners = torch.cat([targets[triangle], torch.ones(3, 1)], 1).T  # columns: x, y, 1 of a corner
+        if float(corners.det().abs()) < 1e-6:
+            continue  # three places of the border on one line
         for x, y in ((5, 9), (16, 16), (12, 20), (27, 3), (20, 25)):
             weights = torch.linalg.solve(corners, torch.tensor([x, y, 1.0], dtype=torch.float64))
             if float(weights.min()) > 1e-6:
