@@ -13,7 +13,7 @@ from PIL import Image
 
 from facezoo.data.packed import write_packed
 from facezoo.errors import InputError, OutputError, UnknownNameError
-from facezoo.evaluate import curves
+from facezoo.evaluate import curves, people
 from facezoo.evaluate.book_tables import TABLES
 from facezoo.methods.classics.config import BOOK_SETTINGS
 from facezoo.registry import load_options_class, method_info
@@ -92,10 +92,10 @@ def test_a_gallery_is_everybodys_first_picture_and_those_are_measured(tmp_path, 
 
 
 def test_people_are_added_only_where_they_are_wanted_and_not_given(packed):
-    assert curves.own_people("pixelation", packed, {}) == ({}, "")
-    assert curves.own_people("ksame_m", packed, {"gallery": "mine.safetensors"}) == ({}, "")
-    assert curves.own_people("ksame_m", packed, {}, varied="gallery") == ({}, "")
-    added, words = curves.own_people("ksame_m", packed, {"k": 3})
+    assert people.own_people("pixelation", packed, {}) == ({}, "")
+    assert people.own_people("ksame_m", packed, {"gallery": "mine.safetensors"}) == ({}, "")
+    assert people.own_people("ksame_m", packed, {}, varied="gallery") == ({}, "")
+    added, words = people.own_people("ksame_m", packed, {"k": 3})
     assert len(added["gallery"]) == 5
     assert "5 people" in words
 
