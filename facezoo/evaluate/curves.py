@@ -372,6 +372,7 @@ def run_tables(
         "",
     ]
     found: dict[str, dict[str, Figures]] = {}
+    refused: dict[str, str] = {}
     for number in tables:
         table = TABLES[number]
         found[number] = {}
@@ -381,8 +382,12 @@ def run_tables(
                 added, _ = own_people(model, data, settings)
                 chosen: dict[str, Any] = {**settings, **added}
                 anonymizer = _seeded(from_pretrained(model, **chosen))
-                found[number][row.name] = meter.measure(anonymizer, row.name)
+                try:
+                    found[number][row.name] = meter.measure(anonymizer, row.name)
+                except InputError as error:  # fewer people than k, say: the other rows are worth having all the same
+                    refused[row.name] = str(error)
         text += _table(number, table, found[number])
+    text += [f"* {name} is not measured: {reason}" for name, reason in refused.items()]
     content = {
         "facezoo_tables": 1,
         "data": meter.name,
@@ -390,6 +395,7 @@ def run_tables(
         "seed": seed,
         "hardware": hardware("cpu"),
         "tables": found,
+        "refused": refused,
     }
     atomic_write(targets[0], "\n".join(text).encode(), overwrite, make_parents=True)
     atomic_write(targets[1], (json.dumps(content, indent=1) + "\n").encode(), overwrite)

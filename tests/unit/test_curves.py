@@ -125,6 +125,9 @@ def test_tables_put_the_books_rows_beside_ours(packed, tmp_path):
     assert "| Noise s=30 | book | 0.2911 | 17.968 |" in text
     assert "| Noise s=30 | ours |" in text
     assert "| DeepPrivacy | ours |" not in text, "what is not here is not measured"
+    assert "| DP k-anonymity, k=100, eps=0.05 | ours |" not in text
+    assert "DP k-anonymity, k=100, eps=0.05 is not measured: dp_kanonymity: k=100 is more than the 1 people" in text
+    assert "| AnonymousNet | ours |" in text
 
 
 def test_every_row_is_the_books_and_its_settings_exist():
