@@ -388,6 +388,7 @@ def run_tables(
                     refused[row.name] = str(error)
         text += _table(number, table, found[number])
     text += [f"* {name} is not measured: {reason}" for name, reason in refused.items()]
+    text += [""] if refused else []
     content = {
         "facezoo_tables": 1,
         "data": meter.name,
