@@ -40,7 +40,7 @@ def test_epsilon_that_is_none(cli, face_file, tmp_path, model, epsilon):
     ("identities", "k", "message"),
     [
         (["ann", "bob", "cid", "dan"], "5", "k=5 is more than the 4 people of the gallery"),
-        (["ann", "bob", "cid", "dan"], "1", "k must be an integer from 2"),
+        (["ann", "bob", "cid", "dan"], "1", "k must be an integer of at least 2"),
         (["ann", "bob", "ann", "dan"], "2", "k-Same needs one picture a person"),
         (["ann"], "2", "a gallery of 1 people hides nobody"),
     ],
