@@ -52,11 +52,12 @@ def run_evaluation(
     folder = Path(output)
     check_report(folder, overwrite)
     packed = PackedFaces(data)
-    chosen = dict(options or {})
+    chosen: dict[str, Any] = dict(options or {})
     added, people = own_people(os.fspath(model), data, chosen)
     if "gallery" in added:  # a closed gallery knows one picture a person, and here all pictures are measured
         added, people = {}, ""
-    anonymizer = from_pretrained(os.fspath(model), device=settings.device, **chosen, **added)
+    chosen.update(added)
+    anonymizer = from_pretrained(os.fspath(model), device=settings.device, **chosen)
     result = evaluate_model(anonymizer, packed, name=anonymizer.model, settings=settings)
     result["options"] = anonymizer.method.options.updated(anonymizer.options).to_record()
     if people:
