@@ -35,6 +35,26 @@ def test_epsilon_that_is_none(cli, face_file, tmp_path, model, epsilon):
     assert files_under(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--epsilon=-1",), "epsilon must be a number from 0"),  # 0 is a coin for each attribute (book, 4.5.3)
+        (("--epsilon=nan",), "epsilon must be a number from 0"),
+        (("--epsilon=0.05",), "needs people to hide among: reference=FILE.safetensors"),
+        (("--option", "reference={}", "--option", "k=3", "--option", "gamma=0.5"), "k=3 is more than the 2 people"),
+        (("--option", "reference={}", "--option", "k=2", "--option", "gamma=1.5"), "gamma must be a number from"),
+    ],
+)
+def test_dp_kanonymity_without_a_guarantee(cli, face_file, tmp_path, options, message):
+    people = gallery_file(tmp_path / "people.safetensors", ["ann", "bob", "cid", "dan"])
+    chosen = [option.format(people) if "{}" in option else option for option in options]
+    out = tmp_path / "x.png"
+    run = cli("anonymize", face_file, "-o", out, "--model", "dp_kanonymity.faces64", *chosen)
+    assert run.code == 2
+    assert message in run.error_line()
+    assert files_under(tmp_path) == ["people.safetensors"]
+
+
 @pytest.mark.parametrize("model", KSAME)
 @pytest.mark.parametrize(
     ("identities", "k", "message"),
