@@ -52,7 +52,7 @@ WORDS = {
     "ksame_eigen": "As `ksame_pixel`, on at most 100 eigenfaces.",
     "ksame_select": "As `ksame_pixel`, within `sex` (`utility=sex`): the mean keeps the label, and is a little nearer.",
     "ksame_m": "Looks averaged in the mean shape of five landmarks, warped to the group's mean shape.",
-    "ksame_furthest": "Everybody gets the mean of a group far away.",
+    "ksame_furthest": "Everybody gets the mean of a group far away, so that already k = 2 looks like a stranger.",
     "dp_kanonymity": "The reference set is the measured set itself, so a neighbour can be another picture of the "
     "same person. The last three columns are the attribute accuracies of figures 4.3 and 4.4: O is what the face "
     "gets, P what it had, R what its neighbours mostly have.",
