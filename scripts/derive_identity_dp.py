@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from publish_checkpoint import ROOT, headline, read_text
+from publish_checkpoint import ROOT, figures_of_curves, headline, read_text
 from torch.nn import functional
 
 from facezoo.core.configuration import build_strict
@@ -49,24 +49,6 @@ def book_sensitivity(data: Path, recogniser: str) -> tuple[float, int]:
     rows = np.arange(0, len(faces), max(1, len(faces) // MEASURED_ON))
     vectors = functional.normalize(torch.from_numpy(np.array(faces.array(field))[rows]).double(), dim=-1)
     return greatest_seen(vectors, "l1").value, len(rows)
-
-
-def figures_of_curves(path: Path, name: str) -> dict[str, str]:
-    """The headline of a ``curves.json``: protection and detection for each epsilon.
-
-    Raises:
-        InputError: of another model or option.
-    """
-    held = json.loads(path.read_text(encoding="utf-8"))
-    if held.get("model") != name or held.get("option") != "epsilon":
-        raise InputError(f"{path} is not a curve of epsilon for {name}")
-    shown = {"measured on": f"{held['n']} faces of {held['data']}, aligned crops; 95 % intervals"}
-    for point in held["points"]:
-        for column, title in (("psr", "PSR (dlib's distance above 0.6)"), ("detected", "faces detected")):
-            figure = point[column]
-            percent = f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
-            shown[f"{title}, epsilon {point['value']:g}"] = percent
-    return shown
 
 
 def derive(

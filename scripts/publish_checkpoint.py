@@ -4,6 +4,7 @@
     facezoo evaluate NAME --data packed/evaluation128.safetensors -o evaluated
     python scripts/publish_checkpoint.py runs/NAME/checkpoint --evaluation evaluated/evaluation.json
 
+Where there is no evaluation yet, ``--curves`` takes the figures of ``facezoo curves NAME --vary epsilon=...``.
 A generator of people is measured by ``scripts/evaluate_generator.py`` instead.
 
 The words of the card are ``MODEL_CARDS/text/NAME.yaml``: its ``card`` sections, ``status``, ``version``, ``licences``,
@@ -52,7 +53,28 @@ def measured(results: Mapping[str, Any]) -> dict[str, Any]:
     return {"measured on": results["protocol"], **results["measured"]}
 
 
-def publish(exported: Path, evaluation: Path | None, root: Path = ROOT) -> Path:
+def figures_of_curves(path: Path, name: str) -> dict[str, str]:
+    """The headline of a ``curves.json``: protection and detection for each value.
+
+    Raises:
+        InputError: of another model.
+    """
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no curves.json of facezoo curves ({error})") from error
+    if held.get("model") != name:
+        raise InputError(f"{path} is the curve of {held.get('model')}, not of {name}")
+    shown = {"measured on": f"{held['n']} faces of {held['data']}, aligned crops; 95 % intervals"}
+    for point in held["points"]:
+        for column, title in (("psr", "PSR (dlib's distance above 0.6)"), ("detected", "faces detected")):
+            figure = point[column]
+            percent = f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
+            shown[f"{title}, {held['option']} {point['value']:g}"] = percent
+    return shown
+
+
+def publish(exported: Path, evaluation: Path | None, root: Path = ROOT, curves: Path | None = None) -> Path:
     """Writes the checkpoint folder, the results, the card and the registry. Returns the folder.
 
     Raises:
@@ -67,7 +89,7 @@ def publish(exported: Path, evaluation: Path | None, root: Path = ROOT) -> Path:
     manifest["card"] = words.get("card", {})
     manifest["training"] |= words.get("training", {})
     manifest |= {key: words[key] for key in ("status", "version", "licences", "paper") if key in words}
-    manifest["metrics"] = {}
+    manifest["metrics"] = {} if curves is None else figures_of_curves(curves, name)
     if evaluation is not None:
         try:
             results = json.loads(evaluation.read_text(encoding="utf-8"))
@@ -93,9 +115,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("exported", type=Path, help="the checkpoint folder of a finished run")
     parser.add_argument("--evaluation", type=Path, help="evaluation.json of this checkpoint")
+    parser.add_argument("--curves", type=Path, help="curves.json of this checkpoint, where there is no evaluation")
     arguments = parser.parse_args()
     try:
-        print(publish(arguments.exported, arguments.evaluation))
+        print(publish(arguments.exported, arguments.evaluation, curves=arguments.curves))
     except FacezooError as error:
         print(f"facezoo: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -28,8 +28,8 @@ def percent(figure: Mapping[str, float] | None) -> str:
     return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
 
 
-def row(results: Mapping[str, Any]) -> list[str]:
-    """One line of the table."""
+def row(results: Mapping[str, Any], usual: int) -> list[str]:
+    """One line of the table; says so where there are not as many faces as usual."""
     far = f"far_{results['far'][0]:g}"
 
     def taken(part: Mapping[str, Any], judge: str) -> str:
@@ -37,7 +37,7 @@ def row(results: Mapping[str, Any]) -> list[str]:
 
     png = results["recovered"]["png"] if results["reversible"] else None
     return [
-        f"`{results['name']}`",
+        f"`{results['name']}`" + ("" if results["n"] == usual else f" ({results['n']} faces)"),
         taken(results["anonymized"], "dlib"),
         taken(results["anonymized"], "foamliu"),
         percent(results["anonymized"].get("detected")),
@@ -52,12 +52,13 @@ def table(all_results: Sequence[Mapping[str, Any]]) -> str:
     """The text between the marks.
 
     Raises:
-        InputError: evaluations of different sets or thresholds, which may not stand in one table.
+        InputError: evaluations of different sets or thresholds, which may not stand in one table. Fewer faces of the
+            same set may: their intervals are wider, and the line says how many.
     """
-    kinds = {(r["n"], r["people"], r["data"], tuple(r["far"]), r["seed"]) for r in all_results}
+    kinds = {(r["gallery"], r["data"], tuple(r["far"]), r["seed"]) for r in all_results}
     if len(kinds) != 1:
-        raise InputError(f"the evaluations differ in faces, data, rates or seed ({kinds}); evaluate them alike")
-    first = all_results[0]
+        raise InputError(f"the evaluations differ in data, rates or seed ({kinds}); evaluate them alike")
+    first = max(all_results, key=lambda r: int(r["n"]))
     head = [
         "model",
         "taken for the original: dlib",
@@ -76,7 +77,7 @@ def table(all_results: Sequence[Mapping[str, Any]]) -> str:
         "",
         "| " + " | ".join(head) + " |",
         "|---" * len(head) + "|",
-        *("| " + " | ".join(row(r)) + " |" for r in ordered),
+        *("| " + " | ".join(row(r, first["n"])) + " |" for r in ordered),
     ]
     return "\n".join(lines)
 

@@ -19,6 +19,7 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model's name or a checkpoint folder")
     parser.add_argument("--data", required=True, metavar="FILE", help="packed set of the evaluation split")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where evaluation.json and .md go")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the method")
     parser.add_argument("--limit", type=positive, metavar="N", help="use N faces only, drawn with the seed")
     parser.add_argument("--overwrite", action="store_true", help="replace an older report")
     parser.set_defaults(command=_evaluate)
@@ -31,10 +32,10 @@ def add_curves(commands: Commands) -> None:
         "curves",
         "draw an option against privacy and likeness, or the book's tables beside ours",
         "  facezoo curves identity_dp --vary epsilon=0.1,1,6,50,800 --data packed/evaluation.safetensors -o curves/\n"
-        "  facezoo curves ksame_pixel --vary k=2,5,10 --option gallery=packed/others.safetensors --option mode=open "
-        "--data packed/evaluation.safetensors -o curves/\n"
+        "  facezoo curves ksame_pixel --vary k=2,5,10,50 --data packed/evaluation.safetensors -o curves/\n"
         "  facezoo curves --tables --data packed/evaluation.safetensors -o tables/",
-        " Writes csv, JSON and PNG (or Markdown and JSON for the tables). Noise is drawn from the seed.",
+        " Writes csv, JSON and PNG (or Markdown and JSON for the tables). Noise is drawn from the seed. "
+        "People to hide among are taken from the set where a method wants some (k-Same: everybody's first picture).",
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a model's name or a checkpoint folder")
     parser.add_argument("--vary", metavar="NAME=V1,V2,...", help="option on the horizontal axis, and its values")
@@ -49,9 +50,17 @@ def add_curves(commands: Commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from facezoo.hub.manifest import resolve_model
+
+    options = parse_options(resolve_model(arguments.model).method, arguments.option) if arguments.option else {}
     evaluation = import_part("facezoo.evaluate", "evaluation", "eval")
     result = evaluation.run_evaluation(
-        arguments.model, arguments.data, arguments.output, limit=arguments.limit, overwrite=arguments.overwrite
+        arguments.model,
+        arguments.data,
+        arguments.output,
+        limit=arguments.limit,
+        overwrite=arguments.overwrite,
+        options=options,
     )
     print(evaluation.markdown_report(result))
     return 0

@@ -4,6 +4,10 @@ The book's figures 4.3, 4.4, 5.4 and 5.5, and its tables 4.1 and 5.1, on faces o
 to 8 bits. PSR (protection success rate) is the part of the faces that dlib's network puts further away from the
 original than .6, the threshold of its author. Noise that depends on chance is drawn from the seed, so that a figure
 can be made again; privacy as such does not depend on it.
+
+Methods that hide a face among other people get those from the same set, unless an option says otherwise: k-Same a
+closed gallery of everybody's first picture (and those are then the faces that are measured, since it protects its
+gallery only), dp_kanonymity the set as its reference.
 """
 
 from __future__ import annotations
@@ -27,23 +31,40 @@ from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError, OutputError, UnknownNameError
 from facezoo.evaluate.book_tables import TABLES, BookTable
 from facezoo.evaluate.judges import to_pictures, to_tensor
+from facezoo.evaluate.people import first_pictures, own_people
+from facezoo.evaluate.protocol import hardware
 from facezoo.faces.detect import DetectorOptions, get_detector
 from facezoo.files import atomic_write
 from facezoo.keys import Key
+from facezoo.methods.base import FaceContext
 from facezoo.methods.classics.config import BOOK_SETTINGS
 from facezoo.metrics import bootstrap_mean, psnr, similarity, ssim, wilson
 from facezoo.recognition import load_recogniser
 from facezoo.recognition.dlib_resnet import DLIB_THRESHOLD
 from facezoo.recognition.window import TemplateWindow
 
-__all__ = ["COLUMNS", "Meter", "draw_curves", "run_curves", "run_tables"]
+__all__ = [
+    "ATTRIBUTE_COLUMNS",
+    "COLUMNS",
+    "Meter",
+    "draw_curves",
+    "run_curves",
+    "run_tables",
+]
 
 ByteArray = npt.NDArray[np.uint8]
 
 COLUMNS = ("distance", "psr", "cosine", "psnr", "ssim", "detected")
 """What is measured: dlib's distance, PSR, cosine (SFace), PSNR in dB, SSIM, detection rate."""
 
+ATTRIBUTE_COLUMNS = ("chosen_predicted", "average_predicted", "chosen_average")
+"""Attribute accuracy (book, 4.14; figures 4.3 and 4.4) of methods that choose attributes: between what the face gets
+and what it had, what its neighbours have and what it had, what it gets and what the neighbours have."""
+
 _TITLES = {
+    "chosen_predicted": "attributes: given as before",
+    "average_predicted": "attributes: neighbours' as before",
+    "chosen_average": "attributes: given as neighbours'",
     "distance": "identity distance (dlib)",
     "psr": "PSR (dlib, 0.6)",
     "cosine": "cosine to the original (SFace)",
@@ -78,21 +99,28 @@ class Meter:
         limit: number of faces, drawn with the seed; None: all.
         seed: of the choice, the methods' chance and the bootstrap.
         progress: whether to show a bar.
+        once: whether to leave out all but the first picture of each person.
 
     Raises:
         InputError: fewer than two faces.
     """
 
     def __init__(
-        self, data: str | os.PathLike[str], *, limit: int | None = None, seed: int = 0, progress: bool = True
+        self,
+        data: str | os.PathLike[str],
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+        progress: bool = True,
+        once: bool = False,
     ) -> None:
         packed = PackedFaces(data)
         if len(packed) < 2 or (limit is not None and limit < 2):
             raise InputError("curves need at least two faces")
         self.name = packed.path.name
-        rows = np.arange(len(packed))
-        if limit is not None and limit < len(packed):
-            rows = np.sort(np.random.default_rng(seed).choice(len(packed), limit, replace=False))
+        rows = first_pictures(packed) if once else np.arange(len(packed))
+        if limit is not None and limit < len(rows):
+            rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
         self.pictures = packed.batch(rows)
         self.seed = seed
         self.progress = progress
@@ -130,10 +158,16 @@ class Meter:
         originals, known = self.originals(size)
         key = Key.from_bytes(_KEY) if anonymizer.method.uses_key else None
         parts = []
+        agreement: dict[str, list[npt.NDArray[np.float64]]] = {}
+        choices = getattr(anonymizer.method, "attribute_choices", None)
         shown = None if self.progress else True
         for start in tqdm(range(0, len(originals), _BATCH), desc=name, unit="batch", disable=shown):
             faces = to_tensor(originals[start : start + _BATCH])
             parts.append(to_pictures(anonymizer.anonymize_faces(faces, key, seed=self.seed)))
+            if choices is not None:
+                context = FaceContext(seed=self.seed, options=anonymizer.options)
+                for column, values in choices(faces, context).agreement().items():
+                    agreement.setdefault(column, []).append(values.numpy())
         results = np.concatenate(parts)
         vectors = self._embedded(results)
         distance = -similarity(vectors["dlib"], known["dlib"], "euclidean")
@@ -148,6 +182,7 @@ class Meter:
             "psnr": bootstrap_mean(psnr(first, second).double().numpy(), self.seed).to_dict(),
             "ssim": bootstrap_mean(ssim(first, second).double().numpy(), self.seed).to_dict(),
             "detected": wilson(found, count).to_dict(),
+            **{name: bootstrap_mean(np.concatenate(agreement[name]), self.seed).to_dict() for name in agreement},
         }
 
 
@@ -205,14 +240,15 @@ def run_curves(
     targets = [folder / f"curves.{ending}" for ending in ("csv", "json", "png")]
     _check_outputs(targets, overwrite)
     # One anonymizer for all: its networks are loaded once. Every value is checked before the first is measured.
-    first: dict[str, Any] = {**(options or {}), option: values[0]}
+    added, people = own_people(model, data, options or {}, option)
+    first: dict[str, Any] = {**(options or {}), **added, option: values[0]}
     anonymizer = _seeded(from_pretrained(model, **first))
     if option not in anonymizer.method.options_class.documented():
         raise UnknownNameError(f"{model} has no option {option!r}")
     base = dict(anonymizer.options)
     for value in values:
         anonymizer.method.options.updated({**base, option: value})
-    meter = Meter(data, limit=limit, seed=seed, progress=progress)
+    meter = Meter(data, limit=limit, seed=seed, progress=progress, once="gallery" in added)
     measured = []
     for value in values:
         anonymizer.options = {**base, option: value}
@@ -226,7 +262,9 @@ def run_curves(
         "data": meter.name,
         "n": len(meter.pictures),
         "seed": seed,
+        "people": people,
         "scope": "aligned crops, 8-bit; 95 % intervals; PSR: dlib's distance above 0.6",
+        "hardware": hardware("cpu"),
         "identity_encoders": list(anonymizer.method.identity_encoders),
         "points": [{"value": point.value, **point.figures} for point in measured],
     }
@@ -236,13 +274,19 @@ def run_curves(
     return result
 
 
+def _columns(figures: Mapping[str, object]) -> list[str]:
+    """What was measured, in the order of the figures."""
+    return [name for name in (*COLUMNS, *ATTRIBUTE_COLUMNS) if name in figures]
+
+
 def _csv(option: str, measured: Sequence[Measured]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([option, *(f"{name}{end}" for name in COLUMNS for end in ("", "_low", "_high"))])
+    columns = _columns(measured[0].figures)
+    writer.writerow([option, *(f"{name}{end}" for name in columns for end in ("", "_low", "_high"))])
     for point in measured:
         row: list[object] = [point.value]
-        for name in COLUMNS:
+        for name in columns:
             figure = point.figures[name]
             row += [_short(figure[end]) for end in ("value", "low", "high")]
         writer.writerow(row)
@@ -265,8 +309,9 @@ def draw_curves(result: Mapping[str, Any]) -> bytes:
     numeric = all(isinstance(value, int | float) for value in values)
     places = values if numeric else list(range(len(values)))
     wide = numeric and min(values) > 0 and max(values) / min(values) > 20
-    figure, axes = pyplot.subplots(2, 3, figsize=(11, 6), constrained_layout=True)
-    for name, axis in zip(COLUMNS, axes.flat, strict=True):
+    columns = _columns(points[0])
+    figure, axes = pyplot.subplots(len(columns) // 3, 3, figsize=(11, len(columns)), constrained_layout=True)
+    for name, axis in zip(columns, axes.flat, strict=True):
         middle = [point[name]["value"] for point in points]
         axis.plot(places, middle, marker="o", color="tab:blue")
         axis.fill_between(
@@ -283,7 +328,7 @@ def draw_curves(result: Mapping[str, Any]) -> bytes:
             axis.set_xscale("log")
         elif not numeric:
             axis.set_xticks(places, [str(value) for value in values])
-        if name in ("psr", "detected"):
+        if name in ("psr", "detected", *ATTRIBUTE_COLUMNS):
             axis.set_ylim(-0.03, 1.03)
     figure.suptitle(f"{result['model']}, {result['n']} faces of {result['data']} (95 % intervals)", fontsize=11)
     stream = io.BytesIO()
@@ -327,17 +372,32 @@ def run_tables(
         "",
     ]
     found: dict[str, dict[str, Figures]] = {}
+    refused: dict[str, str] = {}
     for number in tables:
         table = TABLES[number]
         found[number] = {}
         for row in table.rows:
             if row.model:
                 model, settings = BOOK_SETTINGS[row.setting] if row.setting else (row.model, dict(row.options))
-                chosen: dict[str, Any] = dict(settings)
+                added, _ = own_people(model, data, settings)
+                chosen: dict[str, Any] = {**settings, **added}
                 anonymizer = _seeded(from_pretrained(model, **chosen))
-                found[number][row.name] = meter.measure(anonymizer, row.name)
+                try:
+                    found[number][row.name] = meter.measure(anonymizer, row.name)
+                except InputError as error:  # fewer people than k, say: the other rows are worth having all the same
+                    refused[row.name] = str(error)
         text += _table(number, table, found[number])
-    content = {"facezoo_tables": 1, "data": meter.name, "n": len(meter.pictures), "seed": seed, "tables": found}
+    text += [f"* {name} is not measured: {reason}" for name, reason in refused.items()]
+    text += [""] if refused else []
+    content = {
+        "facezoo_tables": 1,
+        "data": meter.name,
+        "n": len(meter.pictures),
+        "seed": seed,
+        "hardware": hardware("cpu"),
+        "tables": found,
+        "refused": refused,
+    }
     atomic_write(targets[0], "\n".join(text).encode(), overwrite, make_parents=True)
     atomic_write(targets[1], (json.dumps(content, indent=1) + "\n").encode(), overwrite)
     return "\n".join(text)

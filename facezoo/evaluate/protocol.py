@@ -42,7 +42,7 @@ from facezoo.metrics import bootstrap_mean, psnr, ssim, wilson
 from facezoo.recognition import Recogniser, list_recognisers, load_recogniser
 from facezoo.recognition.window import TemplateWindow
 
-__all__ = ["MINIMUM_FACES", "EvaluationSettings", "evaluate_model"]
+__all__ = ["MINIMUM_FACES", "EvaluationSettings", "evaluate_model", "hardware"]
 
 #: Fewer faces than this are marked as too few for a claim.
 MINIMUM_FACES = 500
@@ -355,7 +355,7 @@ class _Run:
         return result
 
 
-def _hardware(device: str) -> dict[str, Any]:
+def hardware(device: str) -> dict[str, Any]:
     """What the figures were made on."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -450,7 +450,7 @@ def evaluate_model(
         "seed": settings.seed,
         "detector": settings.detector,
         "scope": "aligned crops; detecting again and pasting into a whole picture are not part of the figures",
-        "hardware": _hardware(settings.device),
+        "hardware": hardware(settings.device),
         "seconds": time.time() - started,
         "judges": {
             judge.name: {

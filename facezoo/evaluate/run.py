@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from facezoo.data.packed import PackedFaces
+from facezoo.evaluate.people import own_people
 from facezoo.evaluate.protocol import EvaluationSettings, evaluate_model
 from facezoo.evaluate.report import check_report, write_report
 
@@ -22,6 +24,7 @@ def run_evaluation(
     limit: int | None = None,
     settings: EvaluationSettings | None = None,
     overwrite: bool = False,
+    options: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """Loads a model, measures it and writes ``evaluation.json`` and ``evaluation.md``.
 
@@ -32,6 +35,7 @@ def run_evaluation(
         limit: number of faces, drawn with the seed; None: what the settings say (all).
         settings: see ``EvaluationSettings``; None: the defaults.
         overwrite: whether an older report may be replaced.
+        options: of the method; None: its defaults. People to hide among come from the set where none are given.
 
     Returns:
         What ``evaluate_model`` returned.
@@ -48,7 +52,15 @@ def run_evaluation(
     folder = Path(output)
     check_report(folder, overwrite)
     packed = PackedFaces(data)
-    anonymizer = from_pretrained(os.fspath(model), device=settings.device)
+    chosen: dict[str, Any] = dict(options or {})
+    added, people = own_people(os.fspath(model), data, chosen)
+    if "gallery" in added:  # a closed gallery knows one picture a person, and here all pictures are measured
+        added, people = {}, ""
+    chosen.update(added)
+    anonymizer = from_pretrained(os.fspath(model), device=settings.device, **chosen)
     result = evaluate_model(anonymizer, packed, name=anonymizer.model, settings=settings)
+    result["options"] = anonymizer.method.options.updated(anonymizer.options).to_record()
+    if people:
+        result["notes"].append(f"People to hide among: {people}.")
     write_report(result, folder, overwrite)
     return result

@@ -19,10 +19,11 @@ from facezoo.errors import CheckpointError, InputError
 from facezoo.methods.base import FaceContext
 from facezoo.methods.dp_kanonymity import losses
 from facezoo.methods.dp_kanonymity.config import AttributeRule, DPKAnonymityConfig
-from facezoo.methods.dp_kanonymity.method import DPKAnonymity
+from facezoo.methods.dp_kanonymity.method import AttributeChoices, DPKAnonymity
 from facezoo.methods.dp_kanonymity.model import DPKAnonymityNetworks
 from facezoo.methods.dp_kanonymity.networks import AttributeEditor, EditDiscriminator, SelectiveTransferUnit
 from facezoo.methods.dp_kanonymity.selection import (
+    average_attributes,
     neighbour_votes,
     poisson_sample,
     private_attributes,
@@ -30,6 +31,7 @@ from facezoo.methods.dp_kanonymity.selection import (
     t_close_attributes,
 )
 from facezoo.methods.dp_kanonymity.training import DPKAnonymityTraining
+from facezoo.privacy.audit import privacy_loss
 from facezoo.privacy.randomness import SeededBits
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -94,6 +96,31 @@ def test_epsilon_zero_is_a_coin():
     chosen = torch.stack([private_attributes(votes, 10, 0.0, [(1, 2, 3)], source) for _ in range(3000)])
     assert within(int(chosen[:, 0].sum()), 3000, 0.5)
     assert all(within(int(chosen[:, index].sum()), 3000, 1 / 3) for index in (1, 2, 3))
+
+
+def test_average_attributes_are_the_majority_and_one_of_each_group():
+    votes = torch.tensor([7.0, 5.0, 2.0, 6.0, 3.0]).double()
+    assert average_attributes(votes, 10, [(3, 4)]).tolist() == [1, 0, 0, 1, 0]
+    # With much epsilon the mechanism says the same, ties apart.
+    chosen = private_attributes(votes, 10, 90.0, [(3, 4)], SeededBits(4))
+    assert chosen[[0, 2, 3, 4]].tolist() == [1, 0, 1, 0]
+
+
+@pytest.mark.parametrize(("epsilon", "passes"), [(0.5, True), (1.5, False)])
+def test_the_worst_exchange_of_neighbours_is_audited_at_the_reported_cost(epsilon, passes):
+    """One neighbour leaves with the vote for one attribute, another comes with the vote for the other.
+
+    With one vote in all the loss is epsilon, half of the bound (which is reached where votes are lopsided), so it takes
+    three times the epsilon to break it clearly.
+    """
+    reported = selection_cost(0.5, 1.0, 2, 1.0).epsilon
+    assert reported == pytest.approx(1.0)
+    outputs = []
+    for seed, votes in enumerate(([1.0, 0.0], [0.0, 1.0])):
+        source = SeededBits(30 + seed)
+        told = [private_attributes(torch.tensor(votes).double(), 1, epsilon, [], source) for _ in range(4000)]
+        outputs.append([float(2 * one[0] + one[1]) for one in told])
+    assert privacy_loss(*outputs).allows(reported) is passes
 
 
 def test_cost_counts_every_attribute_and_the_sampling():
@@ -330,6 +357,22 @@ def test_k_larger_than_the_sample_and_no_reference(method, tmp_path):
         method.anonymize(faces, FaceContext(options={"reference": path, "k": 4, "gamma": 0.5}))
     with pytest.raises(InputError, match="epsilon must be a number"):
         method.anonymize(faces, FaceContext(options={"reference": path, "epsilon": -0.1}))
+
+
+def test_choices_are_those_of_the_edit_and_agreement_is_counted_by_hand(method, tmp_path):
+    options = {"reference": str(labelled(tmp_path / "set.safetensors")), "k": 3, "gamma": 1.0, "randomness": "seeded"}
+    context = FaceContext(seed=7, options=options)
+    faces = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    choices = method.attribute_choices(faces, context)
+    change = (choices.chosen - choices.predicted).float()
+    assert torch.equal(method.anonymize(faces, context), method.networks.editor(faces, change).clamp(-1, 1))
+    assert len(method.anonymize(faces[:0], context)) == 0
+    by_hand = AttributeChoices(torch.tensor([[1, 0, 1, 1]]), torch.tensor([[1, 1, 1, 1]]), torch.tensor([[0, 1, 1, 1]]))
+    assert {name: value.tolist() for name, value in by_hand.agreement().items()} == {
+        "chosen_predicted": [0.5],
+        "average_predicted": [0.75],
+        "chosen_average": [0.75],
+    }
 
 
 def test_the_record_says_whom_the_guarantee_is_about(method):

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from facezoo import registry
+from facezoo.data.packed import write_packed
 from facezoo.errors import FacezooError, InputError, KeyMaterialError, UnknownNameError
 from facezoo.faces import align
 from facezoo.keys import Key
@@ -40,6 +43,9 @@ def gallery() -> Gallery:
     return Gallery(pixels, points=points, labels={"expression": np.repeat([0, 1], 6)})
 
 
+_FOLDER = tempfile.TemporaryDirectory()
+
+
 def in_open_mode(name: str) -> Callable[[], Method]:
     return lambda: registry.create(name, gallery=gallery(), k=3, mode="open")
 
@@ -51,7 +57,7 @@ CASES: dict[str, Callable[[], Method]] = {name: in_open_mode(name) for name in K
 CASES |= {
     name: functools.partial(registry.create, name, randomness="seeded") for name in ("dp_pix", "dp_blur", "dp_svd")
 }
-SEEDED = ("identity_dp",)
+SEEDED = ("identity_dp", "dp_kanonymity")
 """Learned methods whose noise nobody can repeat unless they are told that this is a test."""
 
 
@@ -204,7 +210,18 @@ def _learned(name: str) -> Method:
     method = registry.load_class(name).from_checkpoint(resolved.folder, dict(resolved.manifest))
     if name in SEEDED:
         method.options = method.options.updated({"randomness": "seeded"})
+    if name == "dp_kanonymity":
+        method.options = method.options.updated({"reference": str(reference()), "k": 3, "gamma": 1.0})
     return method
+
+
+@functools.cache
+def reference() -> Path:
+    """A packed set of people to hide among, for as long as the tests run."""
+    path = Path(_FOLDER.name) / "reference.safetensors"
+    names = [f"p{row}" for row in range(12)]
+    write_packed(path, iter(gallery().images), size=24, identities=names, files=names)
+    return path
 
 
 class TestRegisteredMethods(MethodTester):

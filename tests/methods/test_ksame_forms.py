@@ -134,6 +134,27 @@ def test_warp_of_the_reference_shape_is_the_identity_and_landmarks_go_where_they
     assert float((back - ramp).abs()[..., 4:-4, 4:-4].max()) * SIZE < 0.6
 
 
+def test_warped_places_solve_the_affine_equations():
+    """Each pixel in a triangle has the same barycentric coordinates in both shapes, found here one by one."""
+    reference = torch.as_tensor(align.template(SIZE), dtype=torch.float64)
+    warp = PiecewiseAffine(reference, SIZE)
+    source = reference + torch.tensor([[1.0, -0.5], [-1.5, 0.25], [0.5, 1.0], [0.75, -1.0], [-0.25, 0.5]])
+    grid = (warp._grid(source, reference) + 1) / 2 * (SIZE - 1)
+    borders = warp._border
+    sources, targets = torch.cat([source, borders]), torch.cat([reference, borders])
+    checked = 0
+    for triangle in warp.triangles:
+        corners = torch.cat([targets[triangle], torch.ones(3, 1)], 1).T  # columns: x, y, 1 of a corner
+        if float(corners.det().abs()) < 1e-6:
+            continue  # three places of the border on one line
+        for x, y in ((5, 9), (16, 16), (12, 20), (27, 3), (20, 25)):
+            weights = torch.linalg.solve(corners, torch.tensor([x, y, 1.0], dtype=torch.float64))
+            if float(weights.min()) > 1e-6:
+                assert torch.allclose(grid[y, x], weights @ sources[triangle], atol=1e-9)
+                checked += 1
+    assert checked == 5
+
+
 def test_m_averages_shapes_and_looks_apart():
     """People who look alike but hold their heads elsewhere: the pixel mean blurs, the model mean does not."""
     reference = np.asarray(align.template(SIZE), dtype=np.float64).round()

@@ -248,6 +248,18 @@ def test_exponential_audit_catches_a_sensitivity_that_is_too_small():
         assert privacy_loss(*outputs).allows(1.0) is passes
 
 
+@pytest.mark.parametrize("choices", [2, 4])
+def test_randomised_response_audit_catches_too_much_truth(choices):
+    """Sold as epsilon 1; the mutant tells the truth as often as epsilon 2 would."""
+    for loss, passes in ((1.0, True), (2.0, False)):
+        mechanism = RandomizedResponse(loss, choices)
+        outputs = [
+            mechanism.release(torch.full((6000,), answer), SeededBits(21 + answer)).double().numpy()
+            for answer in (0, 1)
+        ]
+        assert privacy_loss(*outputs).allows(1.0) is passes
+
+
 def test_audit_refuses_what_says_nothing():
     with pytest.raises(InputError, match="at least 200"):
         privacy_loss([1.0] * 10, [2.0] * 10)

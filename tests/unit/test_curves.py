@@ -13,7 +13,7 @@ from PIL import Image
 
 from facezoo.data.packed import write_packed
 from facezoo.errors import InputError, OutputError, UnknownNameError
-from facezoo.evaluate import curves
+from facezoo.evaluate import curves, people
 from facezoo.evaluate.book_tables import TABLES
 from facezoo.methods.classics.config import BOOK_SETTINGS
 from facezoo.registry import load_options_class, method_info
@@ -73,6 +73,33 @@ def test_noise_is_drawn_from_the_seed_and_said_so(packed, tmp_path):
     assert results[0]["other_options"]["randomness"] == "seeded"
 
 
+def test_a_gallery_is_everybodys_first_picture_and_those_are_measured(tmp_path, packed):
+    images = np.random.default_rng(3).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
+    names = ["ann", "bob", "ann", "cid", "dan", "eve", "bob"]
+    path = tmp_path / "people.safetensors"
+    write_packed(path, iter(images), size=64, identities=names, files=[f"{row}.png" for row in range(7)])
+    result = curves.run_curves("ksame_pixel", path, tmp_path / "k", option="k", values=[2, 5], progress=False)
+    assert result["n"] == 5
+    assert result["people"] == "gallery: the first pictures of the 5 people of the set"
+    assert result["hardware"]["torch"] == torch.__version__
+    # With everybody in one group all get the mean of the five, whatever they look like.
+    mean = images[[0, 1, 3, 4, 5]].astype(np.float64).mean(0).round()
+    noise = [((images[row] - mean) ** 2).mean() for row in (0, 1, 3, 4, 5)]
+    expected = np.mean([10 * np.log10(255**2 / one) for one in noise])
+    assert result["points"][1]["psnr"]["value"] == pytest.approx(expected, abs=0.02)
+    with pytest.raises(InputError, match="k=6 is more than the 5 people"):
+        curves.run_curves("ksame_pixel", path, tmp_path / "x", option="k", values=[2, 6], progress=False)
+
+
+def test_people_are_added_only_where_they_are_wanted_and_not_given(packed):
+    assert people.own_people("pixelation", packed, {}) == ({}, "")
+    assert people.own_people("ksame_m", packed, {"gallery": "mine.safetensors"}) == ({}, "")
+    assert people.own_people("ksame_m", packed, {}, varied="gallery") == ({}, "")
+    added, words = people.own_people("ksame_m", packed, {"k": 3})
+    assert len(added["gallery"]) == 5
+    assert "5 people" in words
+
+
 def test_refusals(packed, tmp_path):
     def run(**changes):
         arguments = {"option": "block", "values": [2.0, 4.0], "progress": False, **changes}
@@ -98,6 +125,9 @@ def test_tables_put_the_books_rows_beside_ours(packed, tmp_path):
     assert "| Noise s=30 | book | 0.2911 | 17.968 |" in text
     assert "| Noise s=30 | ours |" in text
     assert "| DeepPrivacy | ours |" not in text, "what is not here is not measured"
+    assert "| DP k-anonymity, k=100, eps=0.05 | ours |" not in text
+    assert "DP k-anonymity, k=100, eps=0.05 is not measured: dp_kanonymity: k=100 is more than the 1 people" in text
+    assert "| AnonymousNet | ours |" in text
 
 
 def test_every_row_is_the_books_and_its_settings_exist():

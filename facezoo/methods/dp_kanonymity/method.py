@@ -6,6 +6,7 @@ selection by t-closeness on the same editor. README.md says whom the guarantee i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -22,6 +23,7 @@ from facezoo.methods.dp_kanonymity.config import DPKAnonymityConfig
 from facezoo.methods.dp_kanonymity.model import DPKAnonymityNetworks
 from facezoo.methods.dp_kanonymity.options import DPKAnonymityOptions
 from facezoo.methods.dp_kanonymity.selection import (
+    average_attributes,
     neighbour_votes,
     poisson_sample,
     private_attributes,
@@ -33,6 +35,29 @@ from facezoo.privacy.guarantee import Guarantee
 from facezoo.privacy.release import SEEDED_REASON, source_for
 
 _BATCH = 64
+
+
+@dataclass(frozen=True)
+class AttributeChoices:
+    """What algorithm 1 did with some faces; each ``(B, c)`` int64 of 0 and 1.
+
+    Attributes:
+        predicted: P, what the classifier sees.
+        average: R, what the neighbours (or, for t-closeness, people in general) mostly have; no noise protects it.
+        chosen: O, what the faces get.
+    """
+
+    predicted: Tensor
+    average: Tensor
+    chosen: Tensor
+
+    def agreement(self) -> dict[str, Tensor]:
+        """Attribute accuracy (4.14) of each face, the lines of the book's figures 4.3 and 4.4: ``(B,)`` in [0, 1]."""
+        return {
+            "chosen_predicted": (self.chosen == self.predicted).double().mean(1),
+            "average_predicted": (self.average == self.predicted).double().mean(1),
+            "chosen_average": (self.chosen == self.average).double().mean(1),
+        }
 
 
 class DPKAnonymity(LearnedMethod):
@@ -108,21 +133,37 @@ class DPKAnonymity(LearnedMethod):
     @torch.no_grad()
     def anonymize(self, faces: Tensor, context: FaceContext) -> Tensor:
         """See ``Method.anonymize``; attributes are chosen anew for each face at each call."""
+        choices = self.attribute_choices(faces, context)
+        if len(faces) == 0:
+            return faces.clone()
+        crops = faces.to(self.device, torch.float32)
+        return self.networks.editor(crops, (choices.chosen - choices.predicted).to(crops)).clamp(-1, 1).to(faces)
+
+    @torch.no_grad()
+    def attribute_choices(self, faces: Tensor, context: FaceContext) -> AttributeChoices:
+        """What the faces have, what their neighbours have and what they are to get; for figures.
+
+        Args:
+            faces: as for ``anonymize``.
+            context: as for ``anonymize``.
+
+        Raises:
+            InputError: no reference set, or one that is too small for k.
+        """
         check_faces(faces, self.name, self.crop_size)
         options = cast(DPKAnonymityOptions, self.resolve_options(context))
         features, attributes = self._people(options)
         if len(faces) == 0:
-            return faces.clone()
-        crops = faces.to(self.device, torch.float32)
-        phi, logits = self.networks.classifier(crops)
+            nothing = torch.zeros(0, attributes.shape[1], dtype=torch.int64)
+            return AttributeChoices(nothing, nothing, nothing)
+        phi, logits = self.networks.classifier(faces.to(self.device, torch.float32))
         own = (logits > 0).long().cpu()
-        chosen = torch.stack(
-            [
-                self._chosen(crop, one.cpu(), truth, features, attributes, options, context)
-                for crop, one, truth in zip(crops, phi, own, strict=True)
-            ]
-        )
-        return self.networks.editor(crops, (chosen - own).to(crops)).clamp(-1, 1).to(faces)
+        found = [
+            self._chosen(crop, one.cpu(), truth, features, attributes, options, context)
+            for crop, one, truth in zip(faces.float(), phi, own, strict=True)
+        ]
+        average, chosen = (torch.stack(parts) for parts in zip(*found, strict=True))
+        return AttributeChoices(own, average, chosen)
 
     def _chosen(
         self,
@@ -133,16 +174,21 @@ class DPKAnonymity(LearnedMethod):
         attributes: Tensor,
         options: DPKAnonymityOptions,
         context: FaceContext,
-    ) -> Tensor:
-        """Algorithm 1 for one face: ``(c,)`` of 0 and 1."""
+    ) -> tuple[Tensor, Tensor]:
+        """Algorithm 1 for one face: R and O, each ``(c,)`` of 0 and 1."""
         pixels = np.ascontiguousarray(crop.contiguous().cpu().numpy()).tobytes()
         source = source_for(options.randomness, context.seed, pixels)
         groups = self.networks.config.group_indices
         if options.selection == "t_closeness":
-            return t_close_attributes(truth, attributes.double().mean(0), options.t, groups, source)
+            frequency = attributes.double().mean(0)
+            return average_attributes(frequency, 1, groups), t_close_attributes(
+                truth, frequency, options.t, groups, source
+            )
         rows = poisson_sample(len(features), options.gamma, source)
         votes = neighbour_votes(phi, features[rows], attributes[rows], options.k, options.tau)
-        return private_attributes(votes, options.k, options.epsilon, groups, source)
+        return average_attributes(votes, options.k, groups), private_attributes(
+            votes, options.k, options.epsilon, groups, source
+        )
 
     def _people(self, options: DPKAnonymityOptions) -> tuple[Tensor, Tensor]:
         """phi(x) and attributes of the reference set, computed once.

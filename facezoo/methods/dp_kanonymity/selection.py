@@ -48,6 +48,20 @@ def neighbour_votes(query: Tensor, features: Tensor, attributes: Tensor, k: int,
     return (nearest * (tau / each.clamp(min=tau))).sum(0)
 
 
+def average_attributes(votes: Tensor, k: int, groups: Sequence[Sequence[int]]) -> Tensor:
+    """The neighbours' average attributes R without any noise: ``(c,)`` votes -> ``(c,)`` of 0 and 1.
+
+    What `private_attributes` chooses most often: the majority, and in a conflict group the attribute with most votes.
+    A figure of the book (4.3) needs it; it is nothing to publish.
+    """
+    chosen = (votes > k / 2).long()
+    for group in groups:
+        members = torch.tensor(list(group))
+        chosen[members] = 0
+        chosen[members[int(votes[members].argmax())]] = 1
+    return chosen
+
+
 def private_attributes(
     votes: Tensor, k: int, epsilon: float, groups: Sequence[Sequence[int]], source: BitSource
 ) -> Tensor:

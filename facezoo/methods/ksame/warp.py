@@ -7,6 +7,7 @@ straight lines stay straight and neighbouring triangles agree on their common ed
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import torch
@@ -88,20 +89,31 @@ class PiecewiseAffine:
 
     def _grid(self, source: Tensor, target: Tensor) -> Tensor:
         """Where each pixel of the target shape comes from: (S, S, 2) in grid_sample's units."""
-        corners_from = self._with_border(source)[self.triangles]
-        corners_to = self._with_border(target)[self.triangles]
+        triangle, weights = self._reference_places if target is self.reference else self._places(target)
+        corners = self._with_border(source)[self.triangles]
+        places = (weights[..., None] * corners[triangle]).sum(1)
+        return (places / (self.size - 1) * 2 - 1).view(self.size, self.size, 2)
+
+    @functools.cached_property
+    def _reference_places(self) -> tuple[Tensor, Tensor]:
+        """`_places` of the reference shape, which every face of a gallery is warped to."""
+        return self._places(self.reference)
+
+    def _places(self, shape: Tensor) -> tuple[Tensor, Tensor]:
+        """The triangle that holds each pixel, (S * S,), and the pixel's barycentric weights in it, (S * S, 3)."""
+        corners = self._with_border(shape)[self.triangles]
         axis = torch.arange(self.size, dtype=torch.float64)
         y, x = torch.meshgrid(axis, axis, indexing="ij")
         pixels = torch.stack([x, y], -1).view(-1, 2)
-        origin, edges = corners_to[:, 0], corners_to[:, 1:] - corners_to[:, :1]
+        origin, edges = corners[:, 0], corners[:, 1:] - corners[:, :1]
         # A triangle that a group's shape folded flat holds no pixel; without the ridge its matrix has no inverse.
         flat = edges.det().abs() < 1e-9
         edges = torch.where(flat[:, None, None], torch.eye(2, dtype=torch.float64), edges)
-        local = torch.linalg.solve(edges.transpose(1, 2)[:, None], (pixels[None] - origin[:, None])[..., None])[..., 0]
+        # pixel = origin + local @ edges. Each matrix is inverted once: solving for each pixel is a hundred times the
+        # work.
+        local = (pixels[None] - origin[:, None]) @ torch.linalg.inv(edges)
         weights = torch.cat([1 - local.sum(-1, keepdim=True), local], -1)  # (T, S * S, 3) barycentric
         inside = weights.amin(-1)
         inside[flat] = -torch.inf
         best = inside.argmax(0)  # the triangle that holds a pixel, or the nearest one beside a seam
-        chosen = weights[best, torch.arange(len(pixels))]
-        places = (chosen[..., None] * corners_from[best]).sum(1)
-        return (places / (self.size - 1) * 2 - 1).view(self.size, self.size, 2)
+        return best, weights[best, torch.arange(len(pixels))]
