@@ -55,7 +55,7 @@ def cases() -> dict[str, Case]:
     lost = points.clone()
     lost[3] = torch.nan
     angles = normal(3) * 100
-    found = {
+    return {
         "IdentityDistance": Case(lambda: metrics.IdentityDistance("euclidean"), (first, second)),
         "VerifiedRate": Case(lambda: metrics.VerifiedRate(0.8), (first, second)),
         "ProtectionRate": Case(lambda: metrics.ProtectionRate(0.8), (first, second)),
@@ -77,4 +77,3 @@ def cases() -> dict[str, Case]:
         "NetworkDistance": Case(lambda: metrics.NetworkDistance(Difference(), "test"), (others, pictures)),
         "FrechetDistance": Case(lambda: metrics.FrechetDistance("test", 8), (first, whole(2).bool())),
     }
-    return found
