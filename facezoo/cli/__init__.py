@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from facezoo import __version__
+from facezoo.cli.attacking import add_attack
 from facezoo.cli.common import Parser, UsageError, print_error
 from facezoo.cli.generating import add_generate
 from facezoo.cli.measuring import add_curves, add_evaluate
@@ -136,4 +137,5 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_generate(commands)
     add_curves(commands)
+    add_attack(commands)
     return parser

@@ -45,7 +45,7 @@ from facezoo.nets.lpips import LPIPS
 from facezoo.recognition import Recogniser, list_recognisers, load_recogniser
 from facezoo.recognition.window import TemplateWindow
 
-__all__ = ["MINIMUM_FACES", "EvaluationSettings", "evaluate_model"]
+__all__ = ["MINIMUM_FACES", "EvaluationSettings", "apply_method", "evaluate_model", "hardware"]
 
 #: Fewer faces than this are marked as too few for a claim.
 MINIMUM_FACES = 500
@@ -127,7 +127,7 @@ class _Progress:
         self.bar.update(faces)
 
 
-def _apply(
+def apply_method(
     call: Callable[[Tensor, Key | None], Tensor | Recovered], faces: Tensor, key: Key | None
 ) -> tuple[list[Tensor | None], list[bool | None], FacezooError | None]:
     """Calls the method; where it raises for a batch, face by face.
@@ -141,7 +141,7 @@ def _apply(
     except FacezooError as error:
         if len(faces) == 1:
             return [None], [None], error
-        parts = [_apply(call, face[None], key) for face in faces]
+        parts = [apply_method(call, face[None], key) for face in faces]
         return [p[0][0] for p in parts], [p[1][0] for p in parts], error
     result = answer.faces if isinstance(answer, Recovered) else answer
     verified: list[bool | None] = list(answer.verified) if isinstance(answer, Recovered) else [None] * len(faces)
@@ -220,7 +220,7 @@ class _Run:
             members = np.arange(number, len(pictures), self.keys.count if self.uses_key else 1)
             for start in range(0, len(members), self.settings.batch_size):
                 rows = members[start : start + self.settings.batch_size]
-                faces, verified, error = _apply(call, to_tensor(pictures[rows]), key)
+                faces, verified, error = apply_method(call, to_tensor(pictures[rows]), key)
                 last_error = error or last_error
                 for row, face, flag in zip(rows, faces, verified, strict=True):
                     stage.verified[row] = flag
@@ -378,7 +378,7 @@ def _find_lpips() -> LPIPS | None:
         return None
 
 
-def _hardware(device: str) -> dict[str, Any]:
+def hardware(device: str) -> dict[str, Any]:
     """What the figures were made on."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -476,7 +476,7 @@ def evaluate_model(
         "seed": settings.seed,
         "detector": settings.detector,
         "scope": "aligned crops; detecting again and pasting into a whole picture are not part of the figures",
-        "hardware": _hardware(settings.device),
+        "hardware": hardware(settings.device),
         "seconds": time.time() - started,
         "judges": {
             judge.name: {

@@ -33,6 +33,8 @@ from facezoo.recognition.window import TemplateWindow
 
 __all__ = ["OnnxNetwork", "OnnxPreprocessing", "build_onnx", "read_preprocessing"]
 
+_ARCFACE_SIZE = 112
+
 _CHOICES = {
     "metric": ("cosine", "euclidean"),
     "channels": ("rgb", "bgr"),
@@ -206,11 +208,18 @@ def build_onnx(path: Path, preprocessing: OnnxPreprocessing | None = None) -> Re
         CheckpointError: the ONNX file cannot be used.
         InputError: the yaml file cannot be used.
     """
+    guessed = False
     if preprocessing is None:
         beside = path.with_suffix(".yaml")
-        preprocessing = read_preprocessing(beside) if beside.is_file() else OnnxPreprocessing()
+        guessed = not beside.is_file()
+        preprocessing = OnnxPreprocessing() if guessed else read_preprocessing(beside)
     network = OnnxNetwork(path, preprocessing)
     size = network.size
+    if guessed and size != _ARCFACE_SIZE:
+        raise CheckpointError(
+            f"{path} wants {size} pixels; needed is one of {_ARCFACE_SIZE}, or {beside.name} beside it that says how "
+            "faces are cut (window) and scaled (mean, std)"
+        )
     if preprocessing.window == "arcface":
         # The crop is point128 = (point112 - (56, 72)) * 0.945 + (64, 76).
         window = TemplateWindow(size, 0.945 * 112 / size, 64 - 56 * 0.945, 76 - 72 * 0.945)

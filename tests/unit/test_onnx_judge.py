@@ -61,6 +61,9 @@ def test_without_a_yaml_it_is_arcface_like(tmp_path):
     assert torch.allclose(judge(faces), wanted, atol=1e-5)
     # Twice the size: every second pixel of the window is the same place of the face.
     save_flat(tmp_path / "big.onnx", 224)
+    with pytest.raises(CheckpointError, match=r"big\.yaml beside it"):
+        load_recogniser(tmp_path / "big.onnx")
+    (tmp_path / "big.yaml").write_text("window: arcface")
     window = load_recogniser(tmp_path / "big.onnx").window
     assert window.start_x + 2 * window.step * 56 == pytest.approx(64)
     assert window.start_y + 2 * window.step * 72 == pytest.approx(76)
