@@ -71,7 +71,7 @@ class Subject:
     """Base of methods for tests: not a `Method`, as a user's own tool is."""
 
     def anonymize_faces(self, faces: Tensor, key: Key | None = None) -> Tensor:
-        raise NotImplementedError
+        return faces
 
     def recover_faces(self, faces: Tensor, key: Key | None = None) -> Tensor | Recovered:
         return faces

@@ -110,7 +110,8 @@ class KeyGuessing(Attack):
         if not figures["dictionary"]["method_tells"]:
             trial = "the method does not tell a right key from a wrong one, so the attacker must look at each recovery"
         elif found is None:
-            trial = f"the passphrase at place {place + 1} of the dictionary was not found in {figures['dictionary']['tried']}"
+            tried = figures["dictionary"]["tried"]
+            trial = f"the passphrase at place {place + 1} of the dictionary was not found in {tried} guesses"
         else:
             trial = f"a common passphrase (place {place + 1}) was found at guess {found}"
         return (

@@ -54,7 +54,7 @@ class Parrot(Attack):
 
     name = "parrot"
     summary = "a recogniser whose head is trained on anonymized pictures of other people"
-    unit = "batches of 128 pairs"
+    unit = "batches of 128 pairs a judge"
     budget = 500
 
     def run(self, scene: Scene) -> Outcome:
@@ -69,7 +69,6 @@ class Parrot(Attack):
         scene.stage("train the head", self.spending.units * len(scene.judges))
         figures: dict[str, Any] = {"chance": scene.chance(rows), "judges": {}}
         who = np.asarray(scene.attacker_data.identity, dtype=np.int64)[own]
-        spent = 0
         for judge in scene.judges:
             gallery = scene.gallery(judge)
             originals = scene.embed(judge, theirs)
@@ -77,7 +76,6 @@ class Parrot(Attack):
             mean = originals.mean(0, keepdims=True)
             seen = np.concatenate([scene.embed(judge, made) for made in releases])
             head = self._train(scene, judge, seen - mean, np.tile(originals - mean, (2, 1)), np.tile(who, 2))
-            spent += self.spending.spent
             probes = scene.embed(judge, hidden) - mean
             with torch.inference_mode():
                 learned = head(_unit(probes)).double().numpy()
@@ -85,7 +83,6 @@ class Parrot(Attack):
                 "before": self._measure(scene, probes, gallery - mean, rows),
                 "after": self._measure(scene, learned, gallery - mean, rows),
             }
-        self.spending.spent = spent
         return Outcome(len(rows), figures, self._finding(figures))
 
     def _train(self, scene: Scene, judge: Judge, seen: Floats, wanted: Floats, who: IntArray) -> ParrotHead:
@@ -109,9 +106,7 @@ class Parrot(Attack):
         return head.eval()
 
     def _measure(self, scene: Scene, probes: Floats, gallery: Floats, rows: IntArray) -> dict[str, Any]:
-        """Rank-1 among originals, and the part taken for the original at the settings' FAR; cosines of centred
-        vectors.
-        """
+        """Rank-1 among originals and the part taken for the original, by cosines of centred vectors."""
         people = scene.identities
         arguments = (probes, people[rows], gallery, people)
         threshold = thresholds_from_impostors(gallery, people, (self.settings.far,))[self.settings.far]

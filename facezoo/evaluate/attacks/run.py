@@ -65,9 +65,7 @@ def attack_model(
         raise UnknownNameError(f"there is no attack {attack!r}; there are {', '.join(ATTACKS)}")
     settings = settings or AttackSettings()
     packed = data if isinstance(data, PackedFaces) else PackedFaces(data)
-    own = (
-        attacker_data if attacker_data is None or isinstance(attacker_data, PackedFaces) else PackedFaces(attacker_data)
-    )
+    own = PackedFaces(attacker_data) if isinstance(attacker_data, str | os.PathLike) else attacker_data
     scene = Scene(subject, packed, settings, own, judges)
     made = ATTACKS[attack](settings)
     started = time.time()
