@@ -38,8 +38,9 @@ class UNet(nn.Module):
             _block(a + b, b) for a, b in zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True)
         )
         self.exit = nn.Conv2d(widths[0], 3, 1)
-        nn.init.zeros_(self.exit.weight)
-        nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for parameter in self.exit.parameters():
+                parameter.zero_()
 
     def forward(self, pictures: Tensor) -> Tensor:
         """``(B, 3, H, W)`` -> the same shape, unbounded; any H and W."""

@@ -41,8 +41,8 @@ class ParrotHead(nn.Module):
         self.exit = nn.Linear(hidden, dim)
         with torch.no_grad():
             self.linear.weight.copy_(torch.eye(dim))
-            self.exit.weight.zero_()
-            self.exit.bias.zero_()
+            for parameter in self.exit.parameters():
+                parameter.zero_()
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(B, D) -> (B, D) of length 1."""
