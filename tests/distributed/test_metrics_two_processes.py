@@ -74,7 +74,7 @@ def together(tmp_path_factory, repository: Path) -> dict:
         for rank in (0, 1)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=900)
         assert process.returncode == 0, errors[-2000:]
     return json.loads(output.read_text())
 
@@ -100,6 +100,7 @@ def test_two_processes_give_what_one_gives(name: str, kind: str, together: dict)
         assert found["interval"] == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
 @pytest.mark.parametrize("name", _CASES)
 def test_chunks_and_pickles_change_nothing(name: str):
     metric = whole(name)
