@@ -56,7 +56,8 @@ class WienerFilter:
 
     def apply(self, hidden: ByteArray, noise: float) -> ByteArray:
         """Filters (N, S, S, 3) uint8."""
-        response = self.cross / (self.power + noise * self.power.mean((0, 1), keepdims=True))
+        # The last summand is for pictures of one colour, whose power is 0.
+        response = self.cross / (self.power + noise * self.power.mean((0, 1), keepdims=True) + 1e-9)
         result = np.fft.ifft2(self._spectra(hidden - self.mean_hidden) * response, axes=(1, 2)).real
         inner = slice(self.pad, self.pad + hidden.shape[1])
         return (result[:, inner, inner] + self.mean_original).round().clip(0, 255).astype(np.uint8)
