@@ -151,7 +151,8 @@ class OnnxNetwork(nn.Module):
         shape = list(inputs[0].shape) if inputs else []
         self.last = settings.layout == "nhwc"
         places = (3, 1, 2) if self.last else (1, 2, 3)
-        channels, *sides = [shape[place] for place in places] if len(shape) == 4 else [None, None]
+        found: list[Any] = [shape[place] for place in places] if len(shape) == 4 else [None, None]
+        channels, *sides = found
         if len(inputs) != 1 or channels not in (3, None) or len(set(sides)) != 1 or not _is_side(sides[0]):
             wanted = "(N, S, S, 3)" if self.last else "(N, 3, S, S)"
             raise CheckpointError(
@@ -162,7 +163,7 @@ class OnnxNetwork(nn.Module):
         if settings.output and settings.output not in outputs:
             raise CheckpointError(f"{path} has no output {settings.output!r}; it has {', '.join(outputs)}")
         self.output = settings.output or outputs[0]
-        self.size = int(sides[0])
+        self.size: int = sides[0]
         self.bgr = settings.channels == "bgr"
         self.register_buffer("mean", torch.tensor(settings.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor(settings.std).view(1, 3, 1, 1), persistent=False)

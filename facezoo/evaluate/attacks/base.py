@@ -7,6 +7,7 @@ originals, which are hidden under keys of the attacker's own. No person is on bo
 from __future__ import annotations
 
 import abc
+import functools
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -322,13 +323,9 @@ class Scene:
             members = np.arange(number, len(pictures), len(keys))
             for start in range(0, len(members), self.settings.batch_size):
                 rows = members[start : start + self.settings.batch_size]
-                made, _, error = apply_method(
-                    lambda faces, used, place=start + number * 100_003: self.hide_faces(
-                        faces, used, seed * 1_000_003 + place
-                    ),
-                    to_tensor(pictures[rows]),
-                    key,
-                )
+                place = seed * 1_000_003 + number * 100_003 + start
+                call = functools.partial(self.hide_faces, seed=place)
+                made, _, error = apply_method(call, to_tensor(pictures[rows]), key)
                 last = error or last
                 for row, face in zip(rows, made, strict=True):
                     if face is None:

@@ -111,7 +111,7 @@ class Inversion(Attack):
                 apart = 1 - functional.cosine_similarity(identity(made), target, dim=1)
                 loss = loss + _IDENTITY_WEIGHT * apart.mean()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(float(loss.detach()))
             scene.bar.update(len(chosen))

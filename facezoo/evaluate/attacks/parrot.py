@@ -116,7 +116,7 @@ class Parrot(Attack):
             itself = torch.eye(len(chosen), dtype=torch.bool)
             loss = functional.cross_entropy(logits.masked_fill(same & ~itself, -1e4), torch.arange(len(chosen)))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             scene.bar.update(1)
         return head.eval()

@@ -134,7 +134,8 @@ def run_attack(
         OutputError: the file exists or cannot be written; checked before the work.
         FacezooError: as ``from_pretrained`` and `attack_model`.
     """
-    from facezoo.anonymizer import from_pretrained
+    from facezoo.anonymizer import Anonymizer
+    from facezoo.hub.manifest import resolve_model
 
     settings = settings or AttackSettings()
     if attack not in ATTACKS:
@@ -143,7 +144,7 @@ def run_attack(
     check_output(target, overwrite, make_parents=True)
     packed = PackedFaces(data)
     own = None if attacker_data is None else PackedFaces(attacker_data)
-    anonymizer = from_pretrained(os.fspath(model), device=settings.device, **dict(options or {}))
+    anonymizer = Anonymizer.from_model(resolve_model(os.fspath(model)), device=settings.device, options=options)
     result = attack_model(anonymizer, packed, attack, name=anonymizer.model, settings=settings, attacker_data=own)
     atomic_write(target, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n", overwrite, make_parents=True)
     return result
