@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from facezoo import __version__
+from facezoo.cli.attacking import add_attack
 from facezoo.cli.common import Parser, UsageError, print_error
 from facezoo.cli.dataset import add_anonymize_dataset
 from facezoo.cli.finetuning import add_finetune
@@ -147,4 +148,5 @@ def build_parser() -> argparse.ArgumentParser:
     add_download(commands)
     add_finetune(commands)
     add_publish(commands)
+    add_attack(commands)
     return parser

@@ -14,13 +14,24 @@ def add_evaluate(commands: Commands) -> None:
         commands,
         "evaluate",
         "measure a model: privacy, recovery, picture quality",
-        "  facezoo evaluate identity_rotation --data packed/evaluation.safetensors -o results/",
+        "  facezoo evaluate identity_rotation --data packed/evaluation.safetensors -o results/\n"
+        "  facezoo evaluate gaussian_blur --data packed/evaluation.safetensors -o new/ --judge dlib --judge my.onnx",
+        " An ONNX judge has its preprocessing in a yaml file of the same name beside it (docs/measuring.md). A judge\n"
+        "that is the method's own identity encoder is marked with a star.",
     )
     parser.add_argument("model", metavar="MODEL", help="a model's name or a checkpoint folder")
     parser.add_argument("--data", required=True, metavar="FILE", help="packed set of the evaluation split")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where evaluation.json and .md go")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the method")
     parser.add_argument("--limit", type=positive, metavar="N", help="use N faces only, drawn with the seed")
+    parser.add_argument(
+        "--judge",
+        action="append",
+        default=[],
+        metavar="NAME|FILE",
+        help="recogniser that judges: sface, dlib, foamliu, or a file (.onnx, .pt, .safetensors); may be given again "
+        "(default: all that are found)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an older report")
     parser.set_defaults(command=_evaluate)
 
@@ -59,8 +70,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.data,
         arguments.output,
         limit=arguments.limit,
-        overwrite=arguments.overwrite,
         options=options,
+        settings=evaluation.EvaluationSettings(judges=tuple(arguments.judge)),
+        overwrite=arguments.overwrite,
     )
     print(evaluation.markdown_report(result))
     return 0

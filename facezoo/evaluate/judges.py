@@ -8,14 +8,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from facezoo.metrics import Interval, bootstrap_mean, rank_one, similarity, thresholds_from_impostors, wilson
-from facezoo.recognition import Recogniser
+from facezoo.errors import FacezooError
+from facezoo.metrics import (
+    Interval,
+    bootstrap_mean,
+    pairwise_similarity,
+    rank_one,
+    similarity,
+    thresholds_from_impostors,
+    wilson,
+)
+from facezoo.recognition import Recogniser, load_recogniser
 from facezoo.recognition.dlib_resnet import DLIB_STRICT, DLIB_THRESHOLD
+from facezoo.recognition.onnx_judge import OnnxNetwork
 
-__all__ = ["Judge", "to_pictures", "to_tensor"]
+__all__ = ["Judge", "own_encoder", "to_pictures", "to_tensor"]
 
 ByteArray = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
+
+#: Pictures on which a user's recogniser is compared with the method's own, and the correlation of the two's
+#: similarities from which they are one network. Two trainings reach about .8; one network in two files 1 - 1e-6.
+_COMPARED = 48
+_SAME = 0.995
 
 
 def to_tensor(pictures: ByteArray, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -50,7 +65,7 @@ class Judge:
         self.device = device
         self.batch_size = batch_size
         self.seed = seed
-        #: Similarity thresholds by name: "far_0.001", and dlib's published ones.
+        #: Similarity thresholds by name: "far_0.001", and published ones (dlib's, a user's recogniser's).
         self.thresholds: dict[str, float] = {}
 
     @property
@@ -76,6 +91,8 @@ class Judge:
         if self.name == "dlib":
             self.thresholds["published_0.6"] = -DLIB_THRESHOLD
             self.thresholds["published_0.5"] = -DLIB_STRICT
+        for value in self.recogniser.published:
+            self.thresholds[f"published_{value:g}"] = value if self.metric == "cosine" else -value
 
     def own_unit(self, value: float) -> float:
         """A similarity in the recogniser's own unit: the cosine, or the distance."""
@@ -132,3 +149,41 @@ class Judge:
             "other_pictures": rank_one(*arguments, excluded=own),
         }
         return {name: rate.to_dict() for name, rate in rates.items()}
+
+
+def own_encoder(recogniser: Recogniser, encoders: Sequence[str], pictures: ByteArray) -> str | None:
+    """Whether a judge is a recogniser that the method was trained with.
+
+    By name, and for a user's ONNX file by what it says: the same network under another name is found because it
+    finds the same pictures alike.
+
+    Args:
+        recogniser: the judge.
+        encoders: names or paths of the method's recognisers (its ``identity_encoders``).
+        pictures: (N, S, S, 3) of real faces.
+
+    Returns:
+        One sentence why, or None where it is not.
+    """
+    for encoder in encoders:
+        if recogniser.name == encoder:
+            return f"{recogniser.name} is the method's own identity encoder"
+    if not isinstance(recogniser.network, OnnxNetwork) or len(pictures) < 3:
+        return None
+    faces = to_tensor(pictures[:_COMPARED])
+    upper = np.triu_indices(len(faces), 1)
+
+    def alike(network: Recogniser) -> Floats:
+        with torch.inference_mode():
+            vectors = network(faces).double().numpy()
+        return pairwise_similarity(vectors, vectors, network.metric)[upper]
+
+    judged = alike(recogniser)
+    for encoder in encoders:
+        try:
+            known = alike(load_recogniser(encoder))
+        except FacezooError:
+            continue  # it is not here: only its name could be compared
+        if known.std() > 0 and judged.std() > 0 and np.corrcoef(judged, known)[0, 1] > _SAME:
+            return f"{recogniser.name} is the method's own identity encoder {encoder} (it finds the same faces alike)"
+    return None

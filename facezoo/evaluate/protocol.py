@@ -31,18 +31,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facezoo.data.packed import PackedFaces
-from facezoo.errors import FacezooError, InputError
+from facezoo.errors import CheckpointError, FacezooError, InputError
 from facezoo.evaluate.formats import DEFAULT_FORMATS, check_format, through_file
-from facezoo.evaluate.judges import Judge, to_pictures, to_tensor
+from facezoo.evaluate.judges import Judge, own_encoder, to_pictures, to_tensor
 from facezoo.evaluate.sanity import SANITY_ROWS, sanity_pictures
 from facezoo.evaluate.subjects import EvaluationKeys, as_face_method
+from facezoo.files import sha256_file
 from facezoo.keys import Key
 from facezoo.methods.base import Recovered
 from facezoo.metrics import bootstrap_mean, psnr, ssim, wilson
+from facezoo.metrics.networks import load_lpips
+from facezoo.nets.lpips import LPIPS
 from facezoo.recognition import Recogniser, list_recognisers, load_recogniser
 from facezoo.recognition.window import TemplateWindow
 
-__all__ = ["MINIMUM_FACES", "EvaluationSettings", "evaluate_model", "hardware"]
+__all__ = ["MINIMUM_FACES", "EvaluationSettings", "apply_method", "evaluate_model", "hardware"]
 
 #: Fewer faces than this are marked as too few for a claim.
 MINIMUM_FACES = 500
@@ -124,7 +127,7 @@ class _Progress:
         self.bar.update(faces)
 
 
-def _apply(
+def apply_method(
     call: Callable[[Tensor, Key | None], Tensor | Recovered], faces: Tensor, key: Key | None
 ) -> tuple[list[Tensor | None], list[bool | None], FacezooError | None]:
     """Calls the method; where it raises for a batch, face by face.
@@ -138,7 +141,7 @@ def _apply(
     except FacezooError as error:
         if len(faces) == 1:
             return [None], [None], error
-        parts = [_apply(call, face[None], key) for face in faces]
+        parts = [apply_method(call, face[None], key) for face in faces]
         return [p[0][0] for p in parts], [p[1][0] for p in parts], error
     result = answer.faces if isinstance(answer, Recovered) else answer
     verified: list[bool | None] = list(answer.verified) if isinstance(answer, Recovered) else [None] * len(faces)
@@ -171,6 +174,13 @@ class _Run:
         self.keys = EvaluationKeys(settings.seed, min(settings.key_count or len(self.chosen), len(self.chosen)))
         self.formats = ("png", *(name for name in settings.formats if name != "png"))
         self.judges = [Judge(j, settings.far, settings.device, settings.batch_size, settings.seed) for j in judges]
+        #: Judges that took part in the training, and one sentence why.
+        self.taught: dict[str, str] = {}
+        for recogniser in judges:
+            reason = own_encoder(recogniser, sorted(self.identity_encoders), self.gallery)
+            if reason is not None:
+                self.taught[recogniser.name] = reason
+        self.perceptual = _find_lpips()
         self.embeddings: dict[str, dict[str, npt.NDArray[np.float64]]] = {judge.name: {} for judge in self.judges}
         self.progress = _Progress(self._total(), settings.progress)
 
@@ -210,7 +220,7 @@ class _Run:
             members = np.arange(number, len(pictures), self.keys.count if self.uses_key else 1)
             for start in range(0, len(members), self.settings.batch_size):
                 rows = members[start : start + self.settings.batch_size]
-                faces, verified, error = _apply(call, to_tensor(pictures[rows]), key)
+                faces, verified, error = apply_method(call, to_tensor(pictures[rows]), key)
                 last_error = error or last_error
                 for row, face, flag in zip(rows, faces, verified, strict=True):
                     stage.verified[row] = flag
@@ -262,12 +272,15 @@ class _Run:
 
     def recovery(self, name: str, stage: _Stage) -> dict[str, Any]:
         """What every judge says about recovered pictures, and how near the pixels are."""
-        similar, noise = [], []
+        similar, noise, perceived = [], [], []
         for start in range(0, len(self.originals), self.settings.batch_size):
             rows = slice(start, start + self.settings.batch_size)
             first, second = to_tensor(self.originals[rows]), to_tensor(stage.pictures[rows])
             noise.append(psnr(first, second).numpy())
             similar.append(ssim(first, second).double().numpy())
+            if self.perceptual is not None:
+                with torch.inference_mode():
+                    perceived.append(self.perceptual(second, first).double().numpy())
         told = [flag for flag in stage.verified if flag is not None]
         return {
             "judges": {
@@ -278,6 +291,8 @@ class _Run:
             },
             "psnr": bootstrap_mean(np.concatenate(noise), self.settings.seed).to_dict(),
             "ssim": bootstrap_mean(np.concatenate(similar), self.settings.seed).to_dict(),
+            # None where LPIPS' weights are not found.
+            "lpips": bootstrap_mean(np.concatenate(perceived), self.settings.seed).to_dict() if perceived else None,
             "failed": int(stage.failed.sum()),
             # What the method itself says about the key, where it can tell.
             "method_says_right_key": wilson(sum(told), len(told)).to_dict() if told else None,
@@ -355,6 +370,14 @@ class _Run:
         return result
 
 
+def _find_lpips() -> LPIPS | None:
+    """LPIPS, or None where its weights are not found."""
+    try:
+        return load_lpips()
+    except CheckpointError:
+        return None
+
+
 def hardware(device: str) -> dict[str, Any]:
     """What the figures were made on."""
     name = platform.processor() or platform.machine()
@@ -427,8 +450,9 @@ def evaluate_model(
     run = _Run(subject, packed, judges, settings)
     started = time.time()
     result = run.run()
-    independent = [judge for judge in names if judge not in run.identity_encoders]
+    independent = [judge for judge in names if judge not in run.taught]
     notes = _verdicts(result["sanity"], settings.far[0])
+    notes += [f"Judge marked: {reason}; its figures flatter." for reason in run.taught.values()]
     if len(run.chosen) < MINIMUM_FACES:
         notes.append(f"Only {len(run.chosen)} faces: at least {MINIMUM_FACES} are needed for a claim.")
     if len(independent) < 2:
@@ -443,6 +467,8 @@ def evaluate_model(
         "people": len(np.unique(run.identities)),
         "gallery": len(run.gallery),
         "data": packed.path.name,
+        "data_sha256": sha256_file(packed.path),
+        "model_sha256": getattr(subject, "checkpoint_sha256", "") or None,
         "size": int(run.originals.shape[1]),
         "keys": run.keys.count if run.uses_key else 0,
         "formats": list(run.formats),
@@ -455,7 +481,8 @@ def evaluate_model(
         "judges": {
             judge.name: {
                 "metric": judge.metric,
-                "took_part_in_training": judge.name in run.identity_encoders,
+                "took_part_in_training": judge.name in run.taught,
+                "why": run.taught.get(judge.name),
                 # In the judge's own unit: a cosine, or a distance (taken below it).
                 "thresholds": {kind: judge.own_unit(value) for kind, value in judge.thresholds.items()},
             }

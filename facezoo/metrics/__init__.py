@@ -1,11 +1,33 @@
-"""Figures: verification, retrieval, picture quality, and how sure one may be of them."""
+"""Figures: verification, retrieval, picture quality, and how sure one may be of them.
+
+Functions take arrays and give a number or an `Interval`; classes are ``torchmetrics.Metric`` (docs/measuring.md lists
+them with their formulas and sources).
+"""
 
 from __future__ import annotations
 
-from facezoo.metrics.frechet import frechet_distance
+from facezoo.metrics.cases import MeanMetric, RateMetric
+from facezoo.metrics.frechet import FrechetDistance, frechet_distance
+from facezoo.metrics.identity import (
+    IdentityDistance,
+    IdentityInvarianceScore,
+    KnownFactorFeatureAngle,
+    ProtectionRate,
+    RankOneRate,
+    TarAtFar,
+    VerifiedRate,
+)
 from facezoo.metrics.images import PSNR_CEILING, psnr, ssim
 from facezoo.metrics.intervals import Interval, bootstrap_mean, wilson
-from facezoo.metrics.modules import RankOneRate, VerifiedRate
+from facezoo.metrics.pictures import MeanAbsoluteError, NetworkDistance, PeakSignalToNoise, StructuralSimilarity
+from facezoo.metrics.utility import (
+    AttributeAccuracy,
+    BoxDistance,
+    DetectionRate,
+    ExpressionDistance,
+    LandmarkDistance,
+    PoseDistance,
+)
 from facezoo.metrics.verification import (
     accepted,
     pairwise_similarity,
@@ -13,13 +35,32 @@ from facezoo.metrics.verification import (
     rank_one_hits,
     similarity,
     thresholds_from_impostors,
+    thresholds_from_scores,
     verified_rate,
 )
 
 __all__ = [
     "PSNR_CEILING",
+    "AttributeAccuracy",
+    "BoxDistance",
+    "DetectionRate",
+    "ExpressionDistance",
+    "FrechetDistance",
+    "IdentityDistance",
+    "IdentityInvarianceScore",
     "Interval",
+    "KnownFactorFeatureAngle",
+    "LandmarkDistance",
+    "MeanAbsoluteError",
+    "MeanMetric",
+    "NetworkDistance",
+    "PeakSignalToNoise",
+    "PoseDistance",
+    "ProtectionRate",
     "RankOneRate",
+    "RateMetric",
+    "StructuralSimilarity",
+    "TarAtFar",
     "VerifiedRate",
     "accepted",
     "bootstrap_mean",
@@ -31,6 +72,7 @@ __all__ = [
     "similarity",
     "ssim",
     "thresholds_from_impostors",
+    "thresholds_from_scores",
     "verified_rate",
     "wilson",
 ]

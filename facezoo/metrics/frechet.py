@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics import Metric
 
 from facezoo.errors import InputError
 
-__all__ = ["frechet_distance"]
+__all__ = ["INCEPTION", "FrechetDistance", "frechet_distance", "gaussian_distance"]
+
+Floats = npt.NDArray[np.float64]
+
+INCEPTION = "Inception-2015-12-05"
+"""Name of the features with which the distance is called FID (pool3 of pt_inception-2015-12-05, 2,048 numbers)."""
 
 
 def frechet_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
@@ -32,9 +42,81 @@ def frechet_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise InputError("the features hold values that are not finite")
     c1, c2 = np.atleast_2d(np.cov(a, rowvar=False)), np.atleast_2d(np.cov(b, rowvar=False))
+    return gaussian_distance(a.mean(0), c1, b.mean(0), c2)
+
+
+def gaussian_distance(mean1: Floats, covariance1: Floats, mean2: Floats, covariance2: Floats) -> float:
+    """Squared Wasserstein-2 distance of two Gaussians: means (D,), covariances (D, D)."""
     # The eigenvalues of C1 C2 are those of the symmetric C1^(1/2) C2 C1^(1/2), whose roots need no complex numbers.
-    values, vectors = np.linalg.eigh(c1)
+    values, vectors = np.linalg.eigh(covariance1)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ c2 @ root), 0, None)).sum()
-    distance = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(c1) + np.trace(c2) - 2 * cross
+    cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ covariance2 @ root), 0, None)).sum()
+    distance = np.square(mean1 - mean2).sum() + np.trace(covariance1) + np.trace(covariance2) - 2 * cross
     return max(float(distance), 0.0)
+
+
+class FrechetDistance(Metric):
+    """Frechet distance between two sets of pictures by named features.
+
+    It is FID only with the features of `facezoo.metrics.networks.load_inception`; with any others `title` names them
+    ("FD-MobileNetV2"). Only sums are kept (float64), so neither chunks nor processes change the value beyond rounding.
+
+    Args:
+        features: name of the features, for tables.
+        size: their number D; the sums need 16 D^2 bytes.
+
+    Raises:
+        InputError: an empty name, or a size below 1.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+
+    sums: Tensor
+    products: Tensor
+    counts: Tensor
+
+    def __init__(self, features: str, size: int) -> None:
+        super().__init__()
+        if not features or size < 1:
+            raise InputError(f"a Frechet distance needs the features' name and size, not {features!r} and {size}")
+        self.features = features
+        self.size = size
+        self.set_dtype(torch.float64)
+        self.add_state("sums", torch.zeros(2, size, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("products", torch.zeros(2, size, size, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
+
+    @property
+    def title(self) -> str:
+        """What the value is called: FID or FD-<features>."""
+        return "FID" if self.features == INCEPTION else f"FD-{self.features}"
+
+    def update(self, vectors: Tensor, real: bool) -> None:
+        """Adds pictures of one set.
+
+        Args:
+            vectors: (B, D) features.
+            real: whether they are of the originals.
+
+        Raises:
+            InputError: another shape, or values that are not finite.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.size:
+            raise InputError(f"features must be (B, {self.size}), not {tuple(vectors.shape)}")
+        if not vectors.isfinite().all():
+            raise InputError("the features hold values that are not finite")
+        rows, side = vectors.detach().to(self.sums), int(real)
+        self.sums[side] += rows.sum(0)
+        self.products[side] += rows.T @ rows
+        self.counts[side] += len(rows)
+
+    def compute(self) -> Tensor:
+        """The distance, float64; NaN with fewer than two pictures in a set."""
+        if int(self.counts.min()) < 2:
+            return torch.tensor(math.nan, dtype=torch.float64)
+        moments = []
+        for total, products, count in zip(self.sums, self.products, self.counts.tolist(), strict=True):
+            mean = total / count
+            moments += [mean, (products - count * torch.outer(mean, mean)) / (count - 1)]
+        return torch.tensor(gaussian_distance(*(value.cpu().numpy() for value in moments)), dtype=torch.float64)

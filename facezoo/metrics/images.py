@@ -43,6 +43,9 @@ def psnr(first: Tensor, second: Tensor) -> Tensor:
 def ssim(first: Tensor, second: Tensor) -> Tensor:
     """Structural similarity of each pair (Wang et al. 2004): Gaussian window of 11 pixels, sigma 1.5.
 
+    Pictures are mirrored at their border, as torchmetrics does; the paper and scikit-image leave the border out, which
+    gives slightly other values.
+
     Args:
         first: (B, C, H, W) in [-1, 1]; H, W >= 11.
         second: the same shape and range.

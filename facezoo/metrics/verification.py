@@ -22,6 +22,7 @@ __all__ = [
     "rank_one_hits",
     "similarity",
     "thresholds_from_impostors",
+    "thresholds_from_scores",
     "verified_rate",
 ]
 
@@ -88,6 +89,35 @@ def pairwise_similarity(first: npt.ArrayLike, second: npt.ArrayLike, metric: str
     return -np.sqrt(np.maximum(squares, 0))
 
 
+def thresholds_from_scores(scores: npt.ArrayLike, far: Sequence[float] = (1e-2, 1e-3)) -> dict[float, float]:
+    """Thresholds at which a given part of impostor pairs is accepted.
+
+    Args:
+        scores: (N,) similarities of impostor pairs of real pictures.
+        far: false accept rates in (0, 1).
+
+    Returns:
+        As `thresholds_from_impostors`.
+
+    Raises:
+        InputError: a rate out of range, or fewer than ``1 / far`` pairs.
+    """
+    ordered = np.sort(np.asarray(scores, dtype=np.float64).reshape(-1))[::-1]
+    thresholds: dict[float, float] = {}
+    for rate in far:
+        if not 0 < rate < 1:
+            raise InputError(f"A false accept rate lies between 0 and 1, not at {rate}.")
+        allowed = int(np.floor(rate * len(ordered) + 1e-9))
+        if allowed < 1:
+            raise InputError(
+                f"{len(ordered)} impostor pairs cannot give a threshold at FAR {rate:g}: "
+                f"at least {int(np.ceil(1 / rate))} are needed; use more pictures of more people."
+            )
+        # Just above the best pair that must be refused; pairs of equal score are refused together.
+        thresholds[float(rate)] = float(np.nextafter(ordered[allowed], np.inf))
+    return thresholds
+
+
 def thresholds_from_impostors(
     embeddings: npt.ArrayLike, identities: npt.ArrayLike, far: Sequence[float] = (1e-2, 1e-3), metric: str = "cosine"
 ) -> dict[float, float]:
@@ -119,20 +149,7 @@ def thresholds_from_impostors(
         later = np.arange(len(vectors))[None] > rows[:, None]
         impostors = later & (people[None] != people[rows][:, None])
         parts.append(pairwise_similarity(vectors[rows], vectors, metric)[impostors])
-    scores = np.sort(np.concatenate(parts) if parts else np.empty(0))[::-1]
-    thresholds: dict[float, float] = {}
-    for rate in far:
-        if not 0 < rate < 1:
-            raise InputError(f"A false accept rate lies between 0 and 1, not at {rate}.")
-        allowed = int(np.floor(rate * len(scores) + 1e-9))
-        if allowed < 1:
-            raise InputError(
-                f"{len(scores)} impostor pairs cannot give a threshold at FAR {rate:g}: "
-                f"at least {int(np.ceil(1 / rate))} are needed; use more pictures of more people."
-            )
-        # Just above the best pair that must be refused; pairs of equal score are refused together.
-        thresholds[float(rate)] = float(np.nextafter(scores[allowed], np.inf))
-    return thresholds
+    return thresholds_from_scores(np.concatenate(parts) if parts else np.empty(0), far)
 
 
 def accepted(first: npt.ArrayLike, second: npt.ArrayLike, threshold: float, metric: str = "cosine") -> Flags:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from torch import Tensor, nn
@@ -29,10 +30,18 @@ class Recogniser(nn.Module):
         licence: licence of the weights (SPDX name, or what the source says).
         metric: how the network's authors compare: ``cosine`` vectors are returned with length 1, ``euclidean`` ones as
             they are.
+        published: thresholds of its authors, in its own unit (a cosine, or a distance).
     """
 
     def __init__(
-        self, name: str, network: nn.Module, window: TemplateWindow, dim: int, licence: str, metric: Metric = "cosine"
+        self,
+        name: str,
+        network: nn.Module,
+        window: TemplateWindow,
+        dim: int,
+        licence: str,
+        metric: Metric = "cosine",
+        published: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.name = name
@@ -42,6 +51,7 @@ class Recogniser(nn.Module):
         self.dim = dim
         self.licence = licence
         self.metric: Metric = metric
+        self.published = tuple(published)
         self.requires_grad_(False)
         self.eval()
 

@@ -109,8 +109,8 @@ def load_recogniser(name: str | Path) -> Recogniser:
 
     Args:
         name: ``sface`` or ``dlib`` (bundled), ``foamliu`` (found by ``find_foamliu``), or the path of a user's weights:
-            an insightface iresnet or foamliu's MobileFaceNet as .pt, .pth or .safetensors, or an ArcFace-like .onnx
-            (judge only: it has no gradients).
+            an insightface iresnet or foamliu's MobileFaceNet as .pt, .pth or .safetensors, or an .onnx (judge only:
+            it has no gradients) with its preprocessing in a .yaml beside it; see ``facezoo.recognition.onnx_judge``.
 
     Returns:
         The recogniser on the CPU, in evaluation mode, parameters frozen; move it with ``.to(device)``.
@@ -118,6 +118,7 @@ def load_recogniser(name: str | Path) -> Recogniser:
     Raises:
         UnknownNameError: if there is no such name or file.
         CheckpointError: if a file is missing, damaged or does not fit.
+        InputError: the .yaml beside an .onnx cannot be used.
     """
     if name in BUNDLED:
         tensors = _read_bundled(str(name))

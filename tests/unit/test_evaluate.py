@@ -144,6 +144,9 @@ def test_the_recogniser_of_the_training_is_marked_without_being_asked(packed):
         "own": True,
         "other": False,
     }
+    assert result["judges"]["own"]["why"] == "own is the method's own identity encoder"
+    assert "Judge marked: own is the method's own identity encoder; its figures flatter." in result["notes"]
+    assert len(result["data_sha256"]) == 64
 
 
 def test_every_figure_has_its_n_and_interval(cipher_result):
