@@ -1,7 +1,7 @@
 """The command line: parses, calls, prints. Nothing heavy is imported before a command needs it.
 
 Exit codes: 0 all pictures done; 1 internal or mixed errors; 2 input or usage; 3 no face; 4 key; 5 checkpoint;
-6 record; 7 output; 130 interrupted. An error is one line on stderr, ``facezoo: error: ...``.
+6 record; 7 output; 8 an audit failed; 130 interrupted. An error is one line on stderr, ``facezoo: error: ...``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from facezoo import __version__
+from facezoo.cli.audit import add_audit
 from facezoo.cli.common import Parser, UsageError, print_error
 from facezoo.cli.generating import add_generate
 from facezoo.cli.measuring import add_curves, add_evaluate
@@ -136,4 +137,5 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_generate(commands)
     add_curves(commands)
+    add_audit(commands)
     return parser
