@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from facezoo import __version__
 from facezoo.cli.audit import add_audit
+from facezoo.cli.benchmark import add_benchmark
 from facezoo.cli.common import Parser, UsageError, print_error
 from facezoo.cli.generating import add_generate
 from facezoo.cli.measuring import add_curves, add_evaluate
@@ -138,4 +139,5 @@ def build_parser() -> argparse.ArgumentParser:
     add_generate(commands)
     add_curves(commands)
     add_audit(commands)
+    add_benchmark(commands)
     return parser
