@@ -1,15 +1,15 @@
 """``facezoo benchmark``: every model through ``evaluate_model`` on one packed set; resumable, and cached by content.
 
-A result is a file ``<model>.<key>.json``. The key is a hash of the model (weights, options, the sources of the method's
-room), of the data and of the protocol (its version, its settings, its judges). The file is written when a model is done,
-so a run that was broken off goes on at the model where it stopped, and nothing is measured twice. Another model of the
-same name, other data or another protocol has another key, and its results lie beside the old ones.
+A result is a file ``<model>.<key>.json``. The key is a hash of the model (weights, options, the sources of the
+method's room), of the data and of the protocol (its version, its settings, its judges). The file is written when a
+model is done, so a run that was broken off goes on at the model where it stopped, and nothing is measured twice.
+Another model of the same name, other data or another protocol has another key, and its results lie beside the old ones.
 
 Judges and detectors look at each original once for all models (``facezoo.evaluate.memory``).
 
 Beside the figures of ``evaluate_model`` a result holds ``utility`` (likeness, detection, landmarks) and ``groups``
-(faces that are still taken for the original, by sex, age group and skin tone where the set has labels), both on the very
-pictures that the protocol judged.
+(faces that are still taken for the original, by sex, age group and skin tone where the set has labels), both on the
+very pictures that the protocol judged.
 """
 
 from __future__ import annotations

@@ -93,9 +93,8 @@ def _circumstances(done: Sequence[Outcome], command: str, machine: str) -> list[
         + (f", {hardware['gpu']}" if hardware["gpu"] else "")
         + f", {minutes:.0f} minutes for {len(done)} models. {machine}".rstrip(),
         "",
-        "Rates in percent with 95 % intervals. A face for which a method fails counts as not protected. Options are the "
-        "defaults; chance is drawn from the seed. What is measured, and how: "
-        "`facezoo/evaluate/protocol.py`.",
+        "Rates in percent with 95 % intervals. A face for which a method fails counts as not protected. Options are "
+        "the defaults; chance is drawn from the seed. What is measured, and how: `facezoo/evaluate/protocol.py`.",
         "",
     ]
     if command:

@@ -60,8 +60,8 @@ PAPER_ROWS: Final = (
     PaperRow("DeepPrivacy", "", _DETECTED, "1.000 / .980; 3.280 / 2.896", "CelebA-HQ", _IFADIT_2),
     PaperRow("iFADIT", "ifadit", _RECOVERED, "35.20 / .945 / .041", "CelebA-HQ", _IFADIT_3),
     PaperRow("RiDDLE", "", _RECOVERED, "25.39 / .928 / .073", "CelebA-HQ", _IFADIT_3),
-    PaperRow("SDN", "sdn", _SDN, ".15 / 28 / .96", "CelebA, 128 px", "SDN, Table 1"),
-    PaperRow("MfM", "mfm", _SDN, ".35 / 27 / .83", "CelebA, 128 px", "SDN, Table 1"),
+    PaperRow("SDN", "sdn", _SDN, ".15 / 28 / .96", "not stated beside the table", "SDN, Table 1"),
+    PaperRow("MfM", "mfm", _SDN, ".35 / 27 / .83", "not stated beside the table", "SDN, Table 1"),
     PaperRow("DP k-anonymity, k=100, eps=.1", "dp_kanonymity", "identity distance (dlib) / SSIM / face detected",
              ".527 / .759 / 96.1 %", "CelebA, 128 px", "book, Table 4.1"),
 )  # fmt: skip
