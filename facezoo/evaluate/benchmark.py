@@ -82,6 +82,7 @@ class Candidate:
         place: what ``from_pretrained`` takes: the name, or a checkpoint's folder.
         options: what it is measured with, beside its defaults.
         sha256: of weights, options and the sources of its room; "" when it cannot be measured.
+        checkpoint_sha256: of the checkpoint's manifest; "" for methods without weights.
         reason: why it cannot be measured; "" when it can.
     """
 
@@ -89,6 +90,7 @@ class Candidate:
     place: str = ""
     options: Mapping[str, object] = field(default_factory=dict)
     sha256: str = ""
+    checkpoint_sha256: str = ""
     reason: str = ""
 
 
@@ -186,7 +188,7 @@ def _candidate(name: str, gallery: str | os.PathLike[str] | None) -> Candidate:
         "sources": _sources_sha256(info.entry.partition(":")[0]),
     }
     digest = sha256_bytes(json.dumps(content, sort_keys=True).encode())
-    return Candidate(resolved.name, name, options, digest)
+    return Candidate(resolved.name, name, options, digest, resolved.sha256)
 
 
 def _sources_sha256(module: str) -> str:
@@ -483,6 +485,7 @@ def run_benchmark(
                         "facezoo_benchmark": 1,
                         "key": key,
                         **hashes,
+                        "checkpoint_sha256": candidate.checkpoint_sha256,
                         "protocol_version": PROTOCOL_VERSION,
                         "options": {n: v for n, v in candidate.options.items() if n != "gallery"},
                         "label_sources": label_sources(packed),
