@@ -8,8 +8,8 @@ The results file is the ``evaluation.json`` of `facezoo evaluate`, or a JSON obj
     {"protocol": "500 faces of ...", "measured": {"taken for the original": {"value": 0.021, "goal": "<= 0.05"}, ...},
      "tables": {"Attacks": [{"attack": "...", "rate": 0.01}, ...]}, "notes": ["..."]}
 
-Where `facezoo benchmark` has measured this very checkpoint (its manifest's hash), its figures by sex, age group and skin
-tone go into the card, and stand for the evaluation where there is no other.
+Where `facezoo benchmark` has measured this very checkpoint (its manifest's hash), its figures by sex, age group and
+skin tone go into the card, and stand for the evaluation where there is no other.
 """
 
 from __future__ import annotations
