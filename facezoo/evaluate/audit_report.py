@@ -310,7 +310,7 @@ def _plots(audit: Audit) -> str:
         axis.set_title(f"{name} ({'cosine' if judge['metric'] == 'cosine' else 'distance'})", fontsize=10)
         axis.set_ylabel("percent of the faces", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(fontsize=8, frameon=False)
+        axis.legend(fontsize=8, frameon=False, loc="upper center")
     figure.tight_layout()
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120, metadata={"Software": "facezoo"})
