@@ -232,7 +232,7 @@ def html_report(audit: Audit, *, limit: float, title: str, thumbnails: Thumbnail
         ),
         (summary["left_out"], "other files in the folders are no pictures and were left out"),
     ]
-    parts += ["<ul>", *(f"<li>{count} {escape(text)}.</li>" for count, text in aside if count), "</ul>"]
+    parts += ["<ul>", *(f"<li>{escape(text)}: {count}.</li>" for count, text in aside if count), "</ul>"]
     parts += _judges(audit)
     parts += ["<h2>Distances</h2>", _plots(audit)]
     parts += _worst(audit, thumbnails)
@@ -290,7 +290,7 @@ def _plots(audit: Audit) -> str:
     from matplotlib import pyplot
 
     judges = audit.summary["judges"]
-    figure, axes = pyplot.subplots(1, len(judges), figsize=(4.4 * len(judges), 3.2), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(judges), figsize=(4.8 * len(judges), 3.4), squeeze=False)
     for axis, (name, judge) in zip(axes[0], judges.items(), strict=True):
         scores = [face.score(name, judge["metric"]) for picture in audit.pictures for face in picture.faces]
         shown = {"released": [score for score in scores if score is not None]}
@@ -310,7 +310,7 @@ def _plots(audit: Audit) -> str:
         axis.set_title(f"{name} ({'cosine' if judge['metric'] == 'cosine' else 'distance'})", fontsize=10)
         axis.set_ylabel("percent of the faces", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(fontsize=8, frameon=False, loc="upper center")
+        axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
     figure.tight_layout()
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=120, metadata={"Software": "facezoo"})

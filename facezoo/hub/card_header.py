@@ -117,6 +117,6 @@ def card_header(manifest: Mapping[str, Any], results: Mapping[str, Any] | None =
         model_name=manifest["name"],
         eval_results=measured,
     )
-    fields = data.to_dict()
+    fields = data.to_dict()  # type: ignore[no-untyped-call]
     # Dumped here, not by the hub's library: a card must not become stale because that one breaks lines elsewhere.
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000)}---\n"
