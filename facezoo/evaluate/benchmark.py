@@ -149,8 +149,9 @@ def list_candidates(
         UnknownNameError: a model that does not exist (when it was named).
         CheckpointError: a damaged checkpoint (likewise).
     """
+    mixed = None if gallery is None else (os.fspath(gallery), sha256_file(gallery))
     if models:
-        return tuple(_candidate(name, gallery) for name in models)
+        return tuple(_candidate(name, mixed) for name in models)
     found = []
     for model in list_models():
         if model.kind == "generator":
@@ -159,13 +160,14 @@ def list_candidates(
             found.append(Candidate(model.name, reason="no checkpoint ships yet: it must be trained first"))
             continue
         try:
-            found.append(_candidate(model.name, gallery))
+            found.append(_candidate(model.name, mixed))
         except FacezooError as error:
             found.append(Candidate(model.name, reason=f"cannot be loaded: {error}"))
     return tuple(found)
 
 
-def _candidate(name: str, gallery: str | os.PathLike[str] | None) -> Candidate:
+def _candidate(name: str, gallery: tuple[str, str] | None) -> Candidate:
+    """One candidate; the gallery is its path and its hash."""
     resolved = resolve_model(name)
     info = registry.method_info(resolved.method)
     documented = registry.load_options_class(info.name).documented()
@@ -179,8 +181,10 @@ def _candidate(name: str, gallery: str | os.PathLike[str] | None) -> Candidate:
             return Candidate(
                 resolved.name, name, reason="needs --gallery: a packed set of other people, whose faces it mixes"
             )
-        options |= {"gallery": os.fspath(gallery), "mode": "open", "repeated_people": "first"}
-        described |= {**options, "gallery": sha256_file(gallery)}
+        options |= {"gallery": gallery[0], "mode": "open", "repeated_people": "first"}
+        if "utility" in documented:
+            options["utility"] = "sex"  # of the labels that galleries have, the one whose values are never rare
+        described |= {**options, "gallery": gallery[1]}
     content = {
         "method": info.name,
         "checkpoint": resolved.sha256,
