@@ -32,8 +32,8 @@ import torch
 
 from facezoo.errors import CheckpointError, FacezooError, InputError, NoFaceError, RecordError, UnknownNameError
 from facezoo.evaluate.audit_pairs import Pair, Pairing
-from facezoo.evaluate.hardware import describe_hardware
 from facezoo.evaluate.judges import to_tensor
+from facezoo.evaluate.protocol import hardware
 from facezoo.evaluate.sanity import sanity_pictures
 from facezoo.faces.align import crop_faces, similarity
 from facezoo.faces.detect import Detector, DetectorOptions, Face, box_overlap, get_detector
@@ -566,7 +566,7 @@ def run_audit(
         "detector": {"name": settings.detector, "minimum_face": settings.minimum_face},
         "seed": settings.seed,
         "seconds": time.time() - started,
-        "hardware": describe_hardware("cpu"),
+        "hardware": hardware("cpu"),
         "notes": notes,
     }
     return Audit(pictures, summary, control_scores)

@@ -238,6 +238,11 @@ class _Watched:
         """What the method says about itself (crop size, key, recognisers of its training)."""
         return self._anonymizer.method
 
+    @property
+    def checkpoint_sha256(self) -> str:
+        """Of the model's manifest; "" without weights."""
+        return self._anonymizer.checkpoint_sha256
+
     def anonymize_faces(self, faces: Tensor, key: Key | None = None) -> Tensor:
         """See ``FaceMethod``."""
         originals = to_pictures(faces)

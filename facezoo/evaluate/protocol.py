@@ -17,9 +17,11 @@ Scope: aligned crops. The way through a whole picture (detecting again, pasting)
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,6 @@ from tqdm import tqdm
 from facezoo.data.packed import PackedFaces
 from facezoo.errors import FacezooError, InputError
 from facezoo.evaluate.formats import DEFAULT_FORMATS, check_format, through_file
-from facezoo.evaluate.hardware import describe_hardware
 from facezoo.evaluate.judges import Judge, to_pictures, to_tensor
 from facezoo.evaluate.sanity import SANITY_ROWS, sanity_pictures
 from facezoo.evaluate.subjects import EvaluationKeys, as_face_method
@@ -354,6 +355,23 @@ class _Run:
         return result
 
 
+def hardware(device: str) -> dict[str, Any]:
+    """What the figures were made on."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return {
+        "processor": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
 def _verdicts(sanity: Mapping[str, Any], far: float) -> list[str]:
     """What is wrong with the benchmark itself; empty when the sanity rows say what they must."""
     problems = []
@@ -432,7 +450,7 @@ def evaluate_model(
         "seed": settings.seed,
         "detector": settings.detector,
         "scope": "aligned crops; detecting again and pasting into a whole picture are not part of the figures",
-        "hardware": describe_hardware(settings.device),
+        "hardware": hardware(settings.device),
         "seconds": time.time() - started,
         "judges": {
             judge.name: {

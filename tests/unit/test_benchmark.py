@@ -77,7 +77,10 @@ def measured(packed, tmp_path_factory):
 
 
 def test_a_recogniser_that_remembers_says_the_same_and_looks_once():
-    plain, remembering = judge("x"), RememberingRecogniser(judge("x"), capacity=4)
+    plain = judge("x")
+    plain.published = (0.6,)
+    remembering = RememberingRecogniser(plain, capacity=4)
+    assert remembering.published == (0.6,)
     faces = torch.rand(3, 3, SIZE, SIZE) * 2 - 1
     first = remembering(faces)
     assert torch.equal(first, plain(faces))
