@@ -64,6 +64,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     )
     command = "facezoo benchmark --data " + Path(arguments.data).name
     command += f" --gallery {Path(arguments.gallery).name}" if arguments.gallery else ""
+    command += f" --models {','.join(arguments.models)}" if arguments.models else ""
     command += " --quick" if arguments.quick else ""
     command += f" --limit {arguments.limit}" if arguments.limit else ""
     command += f" --judges {','.join(arguments.judges)}" if arguments.judges else ""

@@ -41,9 +41,10 @@ def _mean(value: Mapping[str, Any] | None, digits: int) -> str:
     return "-" if value is None or value["value"] is None else f"{value['value']:.{digits}f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
+    """A table whose first columns are words and whose others are figures."""
     lines = ["| " + " | ".join(cells) + " |" for cells in (header, *rows)]
-    return [lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:], ""]
+    return [lines[0], "|" + "---|" * words + "---:|" * (len(header) - words), *lines[1:], ""]
 
 
 def page_text(
@@ -72,7 +73,7 @@ def page_text(
     if missing:
         lines += ["## Not measured", ""]
         rows = [[outcome.candidate.name, outcome.reason.replace("|", "\\|")] for outcome in missing]
-        lines += _table(["model", "why"], rows)
+        lines += _table(["model", "why"], rows, words=2)
     lines += _papers()
     return "\n".join(lines).rstrip() + "\n"
 
@@ -178,7 +179,7 @@ def _recovery(done: Sequence[Outcome]) -> list[str]:
     if not rows:
         return []
     header = ["", "recovered with", *judges, "PSNR, dB", "SSIM", "failed"]
-    return ["## Recovery from the saved file", "", "Taken for the original:", "", *_table(header, rows)]
+    return ["## Recovery from the saved file", "", "Taken for the original:", "", *_table(header, rows, words=2)]
 
 
 def _groups(done: Sequence[Outcome]) -> list[str]:
@@ -224,7 +225,7 @@ def _papers() -> list[str]:
         "**Not the same data**, nor judges, nor sizes: these rows cannot be compared with the tables above, only with "
         "rows of the same source.",
         "",
-        *_table(header, rows),
+        *_table(header, rows, words=len(header)),
     ]
 
 
