@@ -334,10 +334,10 @@ def draw_sheet(candidates: Sequence[Candidate], people: ByteArray | None = None,
                 faces = TemplateWindow(size, _SHEET_SIDE / size, 0.0, 0.0)(faces)
             key = Key.from_bytes(bytes(range(32))) if anonymizer.method.uses_key else None
             results = to_pictures(anonymizer.anonymize_faces(faces, key, seed=seed))
-            columns.append((candidate.name, _at_side(results)))
+            columns.append((candidate.name.partition(".")[0], _at_side(results)))
             if anonymizer.method.reversible:
                 back = anonymizer.recover_faces(to_tensor(results), key)
-                columns.append((f"{candidate.name.partition('.')[0]}, recovered", _at_side(to_pictures(back.faces))))
+                columns.append(("... recovered", _at_side(to_pictures(back.faces))))
         except FacezooError:  # e.g. a method that refuses faces from outside of its gallery
             continue
     return _joined(columns)
