@@ -59,14 +59,12 @@ class RememberingRecogniser(Recogniser):
     """
 
     def __init__(self, recogniser: Recogniser, capacity: int = _PICTURES) -> None:
-        super().__init__(
-            recogniser.name,
-            recogniser.network,
-            recogniser.window,
-            recogniser.dim,
-            recogniser.licence,
-            recogniser.metric,
-        )
+        base = recogniser
+        super().__init__(base.name, base.network, base.window, base.dim, base.licence, base.metric)
+        # What else a recogniser says about itself (its author's thresholds, say) holds for this one too.
+        for name, value in vars(base).items():
+            if not name.startswith("_"):
+                setattr(self, name, value)
         self._memory: _Memory[Tensor] = _Memory(capacity)
         #: How many pictures were embedded, and how many were known already.
         self.embedded, self.recalled = 0, 0
