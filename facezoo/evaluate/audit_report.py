@@ -223,14 +223,11 @@ def html_report(audit: Audit, *, limit: float, title: str, thumbnails: Thumbnail
         *(f"<p>{escape(note)}</p>" for note in summary["notes"]),
     ]
     aside = [
-        (pictures["without_a_face"], "pictures show no face that the detector finds, before or after"),
-        (pictures["resized"], "pictures were resized; faces were looked up at the scaled places"),
-        (faces["untouched"], "faces are unchanged to the last bit"),
-        (
-            faces["found_in_released_only"],
-            "faces were found in the released picture only, and looked up in the original",
-        ),
-        (summary["left_out"], "other files in the folders are no pictures and were left out"),
+        (pictures["without_a_face"], "Pictures without a face that the detector finds, before or after"),
+        (pictures["resized"], "Resized pictures, whose faces were looked up at the scaled places"),
+        (faces["untouched"], "Faces unchanged to the last bit"),
+        (faces["found_in_released_only"], "Faces found in the released picture only, and looked up in the original"),
+        (summary["left_out"], "Other files in the folders, which are no pictures"),
     ]
     parts += ["<ul>", *(f"<li>{escape(text)}: {count}.</li>" for count, text in aside if count), "</ul>"]
     parts += _judges(audit)
