@@ -13,6 +13,8 @@ A message is one line which says what is wrong and what to do about it. The comm
 | `CheckpointError` | 5 | a checkpoint that is missing, damaged or does not fit |
 | `RecordError` | 6 | a record or a sealed face that is damaged, foreign or does not open |
 | `OutputError` | 7 | an output that exists already or cannot be written |
+
+``facezoo audit`` leaves with 8 when more pictures fail than may: no error, but a verdict.
 """
 
 from __future__ import annotations

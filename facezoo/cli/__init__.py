@@ -1,7 +1,7 @@
 """The command line: parses, calls, prints. Nothing heavy is imported before a command needs it.
 
 Exit codes: 0 all pictures done; 1 internal or mixed errors; 2 input or usage; 3 no face; 4 key; 5 checkpoint;
-6 record; 7 output; 130 interrupted. An error is one line on stderr, ``facezoo: error: ...``.
+6 record; 7 output; 8 an audit failed; 130 interrupted. An error is one line on stderr, ``facezoo: error: ...``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 
 from facezoo import __version__
 from facezoo.cli.attacking import add_attack
+from facezoo.cli.audit import add_audit
+from facezoo.cli.benchmark import add_benchmark
 from facezoo.cli.common import Parser, UsageError, print_error
 from facezoo.cli.dataset import add_anonymize_dataset
 from facezoo.cli.finetuning import add_finetune
@@ -149,4 +151,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_finetune(commands)
     add_publish(commands)
     add_attack(commands)
+    add_audit(commands)
+    add_benchmark(commands)
     return parser

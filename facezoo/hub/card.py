@@ -7,6 +7,9 @@ The results file is the ``evaluation.json`` of `facezoo evaluate`, or a JSON obj
 
     {"protocol": "500 faces of ...", "measured": {"taken for the original": {"value": 0.021, "goal": "<= 0.05"}, ...},
      "tables": {"Attacks": [{"attack": "...", "rate": 0.01}, ...]}, "notes": ["..."]}
+
+Where `facezoo benchmark` has measured this very checkpoint (its manifest's hash), its figures by sex, age group and
+skin tone go into the card, and stand for the evaluation where there is no other.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any, Final
 
 from facezoo.errors import CheckpointError, FacezooError, InputError
 from facezoo.files import atomic_write
+from facezoo.hub.card_header import card_header
 from facezoo.hub.manifest import CHECKPOINTS, MANIFEST_NAME, read_manifest
 from facezoo.registry import MethodInfo, list_methods
 
@@ -30,13 +34,21 @@ _ORDER: Final = ("What it does", "Intended use", "Not for", "Limits", "Training 
 
 _LICENCES: Final = ("code", "weights", "data")
 
+_NEEDED: Final = ("Intended use", "Limits", "Training data")
+"""Sections that every card has: where the manifest is silent, the card says so."""
 
-def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = None) -> str:
-    """The card of one checkpoint as Markdown.
+
+def card_text(
+    manifest: Mapping[str, Any],
+    results: Mapping[str, Any] | None = None,
+    benchmark: Mapping[str, Any] | None = None,
+) -> str:
+    """The card of one checkpoint as Markdown, without the hub's header (see `card_header`).
 
     Args:
         manifest: the checked manifest.
         results: content of the results file, or None: the card then says that nothing was measured.
+        benchmark: a result of `facezoo benchmark` for this checkpoint, or None.
 
     Raises:
         InputError: a results file of another shape.
@@ -56,7 +68,8 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
         ("version", manifest["version"]),
         ("status", manifest["status"]),
         ("crop size", f"{manifest['crop_size']} pixels"),
-        ("licence", manifest["licence"]),
+        ("licence of the weights", manifest["licence"]),
+        ("compute", _compute(manifest["training"])),
     ]
     generator = info is not None and info.kind == "generator"
     if info is not None and not generator:
@@ -67,10 +80,14 @@ def card_text(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = N
     else:
         lines += _anonymizing(manifest["name"], info)
     sections: Mapping[str, Any] = manifest["card"]
-    titles = [title for title in _ORDER if title in sections] + sorted(set(sections) - set(_ORDER))
+    titles = [title for title in _ORDER if title in sections or title in _NEEDED] + sorted(set(sections) - set(_ORDER))
     for title in titles:
-        lines += [f"## {title}", "", *_block(sections[title]), ""]
+        lines += [f"## {title}", "", *_block(sections.get(title, "Not stated by whoever made this checkpoint.")), ""]
+    if results is None and benchmark is not None:
+        results = benchmark["evaluation"]
     lines += ["## Measured", "", *_measured(manifest, results), ""]
+    if not generator:
+        lines += ["## Failures by group", "", *_groups(benchmark), ""]
     if manifest["training"]:
         lines += ["## Training", "", *_facts(manifest["training"]), ""]
     if manifest["preprocessing"]:
@@ -137,6 +154,37 @@ def _anonymizing(name: str, info: MethodInfo | None) -> list[str]:
         "```",
         "",
     ]
+
+
+def _compute(training: Mapping[str, Any]) -> str:
+    """What the training took, as far as the manifest says."""
+    told = [str(training[name]) for name in ("hardware", "machine") if name in training]
+    told += [f"{training[name]} {name}" for name in ("minutes", "batches") if name in training]
+    return ", ".join(told) or "not stated"
+
+
+def _groups(benchmark: Mapping[str, Any] | None) -> list[str]:
+    """How often faces of each group are still taken for the original, by judge."""
+    if benchmark is None or not benchmark["groups"]:
+        return [
+            "Not measured yet by sex, age group or skin tone: `facezoo benchmark` does it on a set with labels "
+            "(`facezoo label`). Until then expect the groups that are rare in the training data to fare worse."
+        ]
+    judges = benchmark["evaluation"]["judges"]
+    header = [name + ("\\*" if entry["took_part_in_training"] else "") for name, entry in judges.items()]
+    lines = [
+        "Anonymized faces that are still taken for the original (percent, 95 % interval), apart for each group:",
+        "",
+        "| group | n | " + " | ".join(header) + " |",
+        "|---|---:|" + "---:|" * len(header),
+    ]
+    for attribute, values in benchmark["groups"].items():
+        for value, entry in values.items():
+            rates = [entry["taken"][judge] for judge in judges]
+            cells = [f"{100 * r['value']:.1f} ({100 * r['low']:.1f}-{100 * r['high']:.1f})" for r in rates]
+            lines.append(f"| {attribute}: {value} | {entry['n']} | " + " | ".join(cells) + " |")
+    sources = "; ".join(f"{name}: {source}" for name, source in benchmark["label_sources"].items())
+    return [*lines, "", f"Labels: {sources}. Small groups have wide intervals."]
 
 
 def _measured(manifest: Mapping[str, Any], results: Mapping[str, Any] | None) -> list[str]:
@@ -221,13 +269,14 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def write_cards(checkpoints: Path, cards: Path, *, check: bool = False) -> list[Path]:
+def write_cards(checkpoints: Path, cards: Path, *, check: bool = False, benchmarks: Path | None = None) -> list[Path]:
     """Write (or, with ``check``, only compare) the card of every checkpoint in a folder.
 
     Args:
         checkpoints: folder of checkpoint folders.
         cards: folder of the cards; results are read from its ``results`` folder.
         check: write nothing.
+        benchmarks: folder of `facezoo benchmark`'s results; None: ``benchmarks/results/benchmark`` beside ``cards``.
 
     Returns:
         The cards that were stale or missing, and cards of checkpoints that do not exist any more.
@@ -239,11 +288,15 @@ def write_cards(checkpoints: Path, cards: Path, *, check: bool = False) -> list[
     """
     stale: list[Path] = []
     wanted: set[Path] = set()
+    found = benchmarks if benchmarks is not None else cards.parent / "benchmarks" / "results" / "benchmark"
     for folder in sorted(path.parent for path in checkpoints.glob(f"*/{MANIFEST_NAME}")):
-        manifest, _ = read_manifest(folder)
+        manifest, digest = read_manifest(folder)
         card = cards / f"{manifest['name']}.md"
         wanted.add(card)
-        text = card_text(manifest, _read_results(cards / "results" / f"{manifest['name']}.json"))
+        results = _read_results(cards / "results" / f"{manifest['name']}.json")
+        benchmark = _read_benchmark(found, manifest["name"], digest)
+        shown = results if results is not None or benchmark is None else benchmark["evaluation"]
+        text = card_header(manifest, shown) + card_text(manifest, results, benchmark)
         if not card.is_file() or card.read_text(encoding="utf-8") != text:
             stale.append(card)
             if not check:
@@ -262,6 +315,22 @@ def _read_results(path: Path) -> dict[str, Any] | None:
     if not isinstance(results, dict):
         raise InputError(f"the results file {path} must hold a JSON object")
     return results
+
+
+def _read_benchmark(folder: Path, name: str, checkpoint_sha256: str) -> dict[str, Any] | None:
+    """The benchmark's result for this very checkpoint with the most faces; None where there is none."""
+    best: dict[str, Any] | None = None
+    for path in sorted(folder.glob(f"{name}.*.json")):
+        content = _read_results(path)
+        if content is None or content.get("checkpoint_sha256") != checkpoint_sha256:
+            continue  # of an older checkpoint of this name
+        try:
+            faces = int(content["evaluation"]["n"])
+            if best is None or faces > best["evaluation"]["n"]:
+                best = {key: content[key] for key in ("evaluation", "groups", "label_sources")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is no result of facezoo benchmark ({error}); run it again") from error
+    return best
 
 
 def main(argv: list[str] | None = None) -> int:

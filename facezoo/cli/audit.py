@@ -1,0 +1,122 @@
+"""``facezoo audit``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from facezoo.cli.common import Commands, add_command, import_part, names, positive, progress_bar
+from facezoo.errors import InputError
+
+AUDIT_FAILED = 8
+"""Exit code when more pictures fail than may."""
+
+
+def add_audit(commands: Commands) -> None:
+    """The command ``audit`` and its options."""
+    parser = add_command(
+        commands,
+        "audit",
+        "judge released pictures, made by any tool, against their originals",
+        "  facezoo audit released/ --originals photos/ -o audit/\n"
+        "  facezoo audit released/ --originals photos/ -o audit/ --fail-above 2 --thumbnails released\n"
+        "  facezoo audit released/ --originals photos/ -o audit/ --pairs pairs.csv --judges dlib,sface",
+        " Writes audit.html, audit.json and audit.csv. A picture fails when a recogniser takes one of its faces "
+        f"for the original, or when it cannot be judged. Leaves with {AUDIT_FAILED} when more fail than --fail-above.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="the released pictures")
+    parser.add_argument("--originals", required=True, metavar="FOLDER", help="the pictures they were made from")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the report goes")
+    parser.add_argument("--pairs", metavar="CSV", help="columns original,released, where the names do not tell")
+    parser.add_argument("--judges", type=names, default=(), metavar="NAMES", help="recognisers (default: all found)")
+    parser.add_argument("--far", type=float, choices=(1e-3, 1e-2), default=1e-3, help="false accept rate (0.001)")
+    parser.add_argument(
+        "--threshold", action="append", default=[], metavar="JUDGE=VALUE", help="a judge's threshold, in its own unit"
+    )
+    parser.add_argument(
+        "--trained-with", type=names, default=(), metavar="NAMES", help="judges that the tool was trained with: marked"
+    )
+    parser.add_argument(
+        "--fail-above", type=_percent, default=0.0, metavar="PERCENT", help="pictures that may fail (default: 0)"
+    )
+    parser.add_argument(
+        "--thumbnails",
+        choices=("none", "released", "both"),
+        default="none",
+        help="faces on the page; 'both' puts originals into it (default: none)",
+    )
+    parser.add_argument("--detector", default="yunet", metavar="NAME", help="yunet (default) or centerface")
+    parser.add_argument("--minimum-face", type=positive, default=20, metavar="PX", help="smallest face (default: 20)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an older report")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(command=_audit)
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 100.0:  # NaN fails too
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of percent from 0 to 100")
+    return value
+
+
+def _thresholds(texts: list[str]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not name or number != number:
+            raise InputError(f"--threshold {text!r}: write JUDGE=VALUE, e.g. dlib=0.6")
+        found[name] = number
+    return found
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    thresholds = _thresholds(arguments.threshold)
+    released, originals, output = Path(arguments.folder), Path(arguments.originals), Path(arguments.output)
+    audit = import_part("facezoo.evaluate.audit", "the audit", "eval")
+    pairs = import_part("facezoo.evaluate.audit_pairs", "the audit", "eval")
+    report = import_part("facezoo.evaluate.audit_report", "the audit", "eval")
+    import_part("matplotlib", "the audit", "eval")
+    report.refuse_inside(output, (released, originals))
+    report.check_audit(output, arguments.overwrite)
+    for folder in (released, originals):
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}; give a folder of pictures")
+    pairing = (
+        pairs.pair_folders(originals, released)
+        if arguments.pairs is None
+        else pairs.read_pairs(arguments.pairs, originals, released)
+    )
+    settings = audit.AuditSettings(
+        judges=arguments.judges,
+        far=arguments.far,
+        thresholds=thresholds,
+        trained_with=arguments.trained_with,
+        detector=arguments.detector,
+        minimum_face=float(arguments.minimum_face),
+    )
+    with progress_bar(len(pairing.pairs), "picture", arguments.quiet) as advance:
+        result = audit.run_audit(pairing, settings, advance=advance)
+    page, _, _ = report.write_audit(
+        result,
+        output,
+        limit=arguments.fail_above,
+        title=released.resolve().name,
+        thumbnails=arguments.thumbnails,
+        overwrite=arguments.overwrite,
+    )
+    figures = result.summary
+    print(
+        f"{figures['pictures']['all']} pictures, {result.failed_percent:.1f} % fail "
+        f"({figures['pictures']['not_judged']} could not be judged); {figures['faces']['all']} faces, "
+        f"{100 * (figures['faces']['recognised']['value'] or 0):.1f} % recognised, "
+        f"{100 * (figures['faces']['missed']['value'] or 0):.1f} % missed"
+    )
+    print(page)
+    return AUDIT_FAILED if result.failed_percent > arguments.fail_above else 0

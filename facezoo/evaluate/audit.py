@@ -1,0 +1,610 @@
+"""``facezoo audit``: which faces of somebody's released pictures can still be recognised, whatever tool made them.
+
+For each original the faces are found, and the released picture is looked at
+
+* at the same places (also where no face is detected any more: a recogniser may still know what is there), and
+* anywhere: at every face that is detected in it, which may have moved.
+
+Each is compared with the face of the original by recognisers. A face that at least one of them takes for the original
+is *recognised*; it was *missed* by the tool when it is still detected at its place as well. Faces that are found in
+the released picture only are looked up in the original too, since the detector may have failed there first.
+
+What cannot be judged fails: a picture without a partner, one that cannot be read, one of other proportions (its places
+are unknown). Nothing is left out of the denominator but originals without a face, which are counted apart.
+
+The thresholds are those of impostor pairs of real photographs (`THRESHOLDS`), never fitted on the audited pictures.
+Control rows with known answers stand beside the figures.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from facezoo.errors import CheckpointError, FacezooError, InputError, NoFaceError, RecordError, UnknownNameError
+from facezoo.evaluate.audit_pairs import Pair, Pairing
+from facezoo.evaluate.judges import to_tensor
+from facezoo.evaluate.protocol import hardware
+from facezoo.evaluate.sanity import sanity_pictures
+from facezoo.faces.align import crop_faces, similarity
+from facezoo.faces.detect import Detector, DetectorOptions, Face, box_overlap, get_detector
+from facezoo.faces.picture import load_picture
+from facezoo.metrics import rank_one, wilson
+from facezoo.metrics import similarity as score_pairs
+from facezoo.recognition import Recogniser, list_recognisers, load_recogniser
+
+__all__ = [
+    "THRESHOLDS",
+    "Audit",
+    "AuditSettings",
+    "FaceVerdict",
+    "PictureVerdict",
+    "run_audit",
+]
+
+ByteArray = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+THRESHOLDS: Final[Mapping[str, Mapping[float, float]]] = MappingProxyType(
+    {
+        "dlib": {1e-3: 0.5211, 1e-2: 0.6056},
+        "foamliu": {1e-3: 0.3571, 1e-2: 0.2609},
+        "sface": {1e-3: 0.3828, 1e-2: 0.3015},
+    }
+)
+"""Judge -> false accept rate -> threshold in the judge's own unit (dlib: a distance; the others: a cosine).
+
+Measured on the impostor pairs among the 1,261 pictures of 538 people of LFW's evaluation split
+(MODEL_CARDS/results/identity_rotation.faces128.json has them with all digits)."""
+
+_CROP = 128
+_SAME_PLACE = 0.2
+"""Boxes that overlap by so much (intersection over union) are one face: tools move a face's box a little."""
+
+_CONTROL_FACES = 200
+_RANKED_FACES = 3000
+_SMALL_FACE = 32.0
+
+Status = Literal["protected", "recognised", "missed"]
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """How to audit.
+
+    Attributes:
+        judges: names or paths for ``load_recogniser``; empty: every recogniser that is found here.
+        far: false accept rate of the thresholds, 1e-3 or 1e-2.
+        thresholds: judge -> threshold in its own unit, instead of `THRESHOLDS`; needed for judges of one's own.
+        trained_with: recognisers that took part in the training of the tool: as judges they are marked. Records of
+            facezoo beside the released pictures are asked too.
+        detector: name of the detector.
+        minimum_face: smaller faces (shorter side of the box, pixels of the original) are not looked for.
+        seed: of the control rows.
+    """
+
+    judges: tuple[str, ...] = ()
+    far: float = 1e-3
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    trained_with: tuple[str, ...] = ()
+    detector: str = "yunet"
+    minimum_face: float = 20.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FaceVerdict:
+    """One face of an original.
+
+    Attributes:
+        box: in pixels of the original.
+        found_in: where the detector found it.
+        detected: whether a face is still detected at its place; None where the place is unknown.
+        changed: mean absolute difference of the aligned crop, in levels of 255; None where the place is unknown.
+        same_place: judge -> score at the same place, in the judge's own unit (None: the place is unknown).
+        anywhere: judge -> best score among the faces detected in the released picture (None: there are none).
+        recognised_by: judges that take it for the original.
+        status: see the module.
+    """
+
+    box: tuple[float, float, float, float]
+    found_in: Literal["original", "released"]
+    detected: bool | None
+    changed: float | None
+    same_place: Mapping[str, float | None]
+    anywhere: Mapping[str, float | None]
+    recognised_by: tuple[str, ...]
+    status: Status
+
+    def score(self, judge: str, metric: str) -> float | None:
+        """The score nearest to the original, of the two places."""
+        known = [value for value in (self.same_place[judge], self.anywhere[judge]) if value is not None]
+        if not known:
+            return None
+        return max(known) if metric == "cosine" else min(known)
+
+
+@dataclass(frozen=True)
+class PictureVerdict:
+    """One picture.
+
+    Attributes:
+        name: see `Pair`.
+        original: the file, or None.
+        released: the file, or None.
+        size: (width, height) of the original; None where it could not be read.
+        released_size: of the released picture.
+        faces: its faces.
+        problem: why it could not be judged; "" where it could. Such a picture fails.
+        warnings: what else was noticed.
+    """
+
+    name: str
+    original: Path | None
+    released: Path | None
+    size: tuple[int, int] | None
+    released_size: tuple[int, int] | None
+    faces: tuple[FaceVerdict, ...]
+    problem: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether somebody is recognised, or it could not be judged."""
+        return bool(self.problem) or any(face.status != "protected" for face in self.faces)
+
+
+@dataclass
+class _Seen:
+    """What is kept of all pictures, for the figures about them together."""
+
+    originals: dict[str, list[Floats]] = field(default_factory=dict)
+    released: dict[str, list[Floats]] = field(default_factory=dict)
+    crops: list[ByteArray] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The outcome.
+
+    Attributes:
+        pictures: one verdict a picture.
+        summary: figures, judges, control rows, circumstances; plain JSON.
+        control_scores: control row -> judge -> scores in its own unit, for the plots.
+    """
+
+    pictures: tuple[PictureVerdict, ...]
+    summary: dict[str, Any]
+    control_scores: Mapping[str, Mapping[str, list[float]]]
+
+    @property
+    def failed_percent(self) -> float:
+        """Part of the pictures that fail, in percent."""
+        return 100.0 * float(self.summary["pictures"]["failed"]["value"])
+
+
+class _Examiner:
+    """The detector, the judges and their thresholds."""
+
+    def __init__(self, settings: AuditSettings, judges: Sequence[Recogniser] | None) -> None:
+        if judges is None:
+            judges = [load_recogniser(name) for name in settings.judges or list_recognisers()]
+        if not judges or len({judge.name for judge in judges}) != len(judges):
+            raise InputError("an audit needs judges with different names")
+        self.settings = settings
+        self.judges = list(judges)
+        self.thresholds = {judge.name: self._threshold(judge) for judge in self.judges}
+        unknown = sorted(set(settings.thresholds) - set(self.thresholds))
+        if unknown:
+            raise InputError(f"a threshold is given for {', '.join(unknown)}, which is no judge of this audit")
+        # Steadied points cost 10 ms a face and serve recovery; places of released pictures come from the original.
+        self.detector: Detector = get_detector(
+            settings.detector, DetectorOptions(minimum_face=settings.minimum_face, steady=False)
+        )
+        self.seen = _Seen({judge.name: [] for judge in self.judges}, {judge.name: [] for judge in self.judges})
+
+    def _threshold(self, judge: Recogniser) -> float:
+        given = self.settings.thresholds.get(judge.name)
+        if given is not None:
+            return float(given)
+        known = THRESHOLDS.get(judge.name, {}).get(self.settings.far)
+        if known is None:
+            raise InputError(
+                f"no threshold of {judge.name} at a false accept rate of {self.settings.far:g} is known here; "
+                f"give one: --threshold {judge.name}=VALUE"
+            )
+        return known
+
+    def embed(self, crops: ByteArray) -> dict[str, Floats]:
+        """(N, 128, 128, 3) -> judge -> (N, D)."""
+        with torch.inference_mode():
+            faces = to_tensor(crops)
+            return {judge.name: judge(faces).double().numpy() for judge in self.judges}
+
+    def own_scores(self, judge: Recogniser, first: Floats, second: Floats) -> Floats:
+        """Scores of pairs in the judge's own unit."""
+        scores = score_pairs(first, second, judge.metric)
+        return scores if judge.metric == "cosine" else -scores
+
+    def accepts(self, judge: Recogniser, score: float | None) -> bool:
+        """Whether a score means the same person."""
+        if score is None:
+            return False
+        threshold = self.thresholds[judge.name]
+        return score >= threshold if judge.metric == "cosine" else score <= threshold
+
+    # One picture
+
+    def examine(self, pair: Pair) -> PictureVerdict:
+        """Judges a pair; what goes wrong with its files becomes its problem, never an error of the audit."""
+
+        def ended(problem: str, **known: Any) -> PictureVerdict:
+            entries: dict[str, Any] = {"size": None, "released_size": None, "faces": (), "warnings": (), **known}
+            return PictureVerdict(pair.name, pair.original, pair.released, problem=problem, **entries)
+
+        if pair.problem or pair.original is None or pair.released is None:
+            return ended(pair.problem or "no partner")
+        try:
+            original = load_picture(pair.original).pixels
+        except FacezooError as error:
+            return ended(f"the original cannot be read: {_reason(error, pair.original)}")
+        size = (original.shape[1], original.shape[0])
+        try:
+            picture = load_picture(pair.released)
+        except FacezooError as error:
+            return ended(f"the released picture cannot be read: {_reason(error, pair.released)}", size=size)
+        released = picture.pixels
+        released_size = (released.shape[1], released.shape[0])
+        known: dict[str, Any] = {"size": size, "released_size": released_size}
+        warnings = _hidden_pictures(pair.released)
+        ratio = _common_ratio(size, released_size)
+        if released_size != size and ratio is not None:
+            warnings.append(f"resized from {size[0]}x{size[1]} to {released_size[0]}x{released_size[1]}")
+        try:
+            faces = self._faces(original, released, ratio, warnings)
+        except FacezooError as error:
+            return ended(f"its faces cannot be judged: {error}", **known, warnings=tuple(warnings))
+        problem = ""
+        if ratio is None:
+            problem = (
+                f"other proportions ({size[0]}x{size[1]} and {released_size[0]}x{released_size[1]}): the places of the "
+                "faces are unknown"
+            )
+        return ended(problem, **known, faces=tuple(faces), warnings=tuple(warnings))
+
+    def _faces(
+        self, original: ByteArray, released: ByteArray, ratio: float | None, warnings: list[str]
+    ) -> list[FaceVerdict]:
+        here = self.detector.detect(original)
+        there = self.detector.detect(released)
+        places: list[tuple[Face, Literal["original", "released"]]] = [(face, "original") for face in here]
+        if ratio is not None:
+            for face in there:
+                moved = _scaled(face, 1 / ratio)
+                if not any(box_overlap(moved.box, other.box) >= _SAME_PLACE for other in here):
+                    places.append((moved, "released"))
+        if not places:
+            return []
+        known = self._crops(original, [face for face, _ in places])
+        same = None if ratio is None else self._crops(released, [_scaled(face, ratio) for face, _ in places])
+        found = self._crops(released, there)
+        parts = [known, *([] if same is None else [same]), *([found] if len(found) else [])]
+        vectors = self.embed(np.concatenate(parts))
+        count = len(places)
+        small = sum(face.size < _SMALL_FACE for face, _ in places)
+        if small:
+            warnings.append(f"{small} faces below {_SMALL_FACE:g} pixels: recognisers know little about them")
+        offset = count if same is None else 2 * count
+        verdicts = []
+        for row, (face, where) in enumerate(places):
+            same_place: dict[str, float | None] = {}
+            anywhere: dict[str, float | None] = {}
+            recognised = []
+            for judge in self.judges:
+                embedded = vectors[judge.name]
+                reference = embedded[row : row + 1]
+                same_place[judge.name] = (
+                    None
+                    if same is None
+                    else float(self.own_scores(judge, embedded[count + row : count + row + 1], reference)[0])
+                )
+                others = embedded[offset:]
+                scores = self.own_scores(judge, others, np.repeat(reference, len(others), 0)) if len(others) else None
+                anywhere[judge.name] = (
+                    None if scores is None else float(scores.max() if judge.metric == "cosine" else scores.min())
+                )
+                if not all(np.isfinite(v) for v in (same_place[judge.name], anywhere[judge.name]) if v is not None):
+                    raise InputError(f"{judge.name} gives no number for them")
+                if self.accepts(judge, same_place[judge.name]) or self.accepts(judge, anywhere[judge.name]):
+                    recognised.append(judge.name)
+                self.seen.originals[judge.name].append(reference[0])
+                if same is not None:
+                    self.seen.released[judge.name].append(embedded[count + row])
+                else:
+                    best = (
+                        0 if scores is None else int(scores.argmax() if judge.metric == "cosine" else scores.argmin())
+                    )
+                    self.seen.released[judge.name].append(others[best] if len(others) else np.zeros_like(reference[0]))
+            detected = (
+                None if ratio is None
+                else any(box_overlap(_scaled(other, 1 / ratio).box, face.box) >= _SAME_PLACE for other in there)
+            )  # fmt: skip
+            status: Status = "protected" if not recognised else "missed" if detected else "recognised"
+            changed = None if same is None else float(np.abs(known[row].astype(float) - same[row]).mean())
+            if len(self.seen.crops) < _CONTROL_FACES:
+                self.seen.crops.append(known[row])
+            box = (float(face.box[0]), float(face.box[1]), float(face.box[2]), float(face.box[3]))
+            verdicts.append(FaceVerdict(box, where, detected, changed, same_place, anywhere, tuple(recognised), status))
+        return verdicts
+
+    @staticmethod
+    def _crops(rgb: ByteArray, faces: Sequence[Face]) -> ByteArray:
+        if not faces:
+            return np.empty((0, _CROP, _CROP, 3), dtype=np.uint8)
+        return crop_faces(rgb, [similarity(face.points, _CROP) for face in faces], _CROP)
+
+    # All pictures together
+
+    def controls(self) -> tuple[dict[str, Any], dict[str, dict[str, list[float]]]]:
+        """Rows with known answers, on the first faces of the originals."""
+        crops = np.stack(self.seen.crops)
+        people = np.arange(len(crops))
+        rows: dict[str, Any] = {}
+        scores: dict[str, dict[str, list[float]]] = {}
+        names = ["identity", "black_box", "heavy_blur", *(["other_person"] if len(crops) > 1 else [])]
+        for name in names:
+            pictures = sanity_pictures(name, crops, people, self.settings.seed)
+            if name == "black_box":  # one picture stands for all
+                vectors = {judge: np.repeat(v, len(crops), 0) for judge, v in self.embed(pictures[:1]).items()}
+            elif name == "identity":
+                vectors = {judge: np.stack(known[: len(crops)]) for judge, known in self.seen.originals.items()}
+            else:
+                parts = [self.embed(pictures[start : start + 16]) for start in range(0, len(pictures), 16)]
+                vectors = {judge: np.concatenate([part[judge] for part in parts]) for judge in parts[0]}
+            rows[name], scores[name] = {}, {}
+            for judge in self.judges:
+                known = np.stack(self.seen.originals[judge.name][: len(crops)])
+                found = self.own_scores(judge, vectors[judge.name], known)
+                rows[name][judge.name] = wilson(
+                    sum(self.accepts(judge, float(score)) for score in found), len(found)
+                ).to_dict()
+                scores[name][judge.name] = [float(score) for score in found]
+        return rows, scores
+
+    def retrieved(self) -> dict[str, Any]:
+        """Part of the faces whose nearest original among all originals of the folder is their own."""
+        count = len(next(iter(self.seen.originals.values())))
+        rows = np.arange(count)
+        if count > _RANKED_FACES:
+            rows = np.sort(np.random.default_rng(self.settings.seed).choice(count, _RANKED_FACES, replace=False))
+        return {
+            judge.name: rank_one(
+                np.stack(self.seen.released[judge.name])[rows], rows, np.stack(self.seen.originals[judge.name])[rows],
+                rows, judge.metric,
+            ).to_dict()
+            for judge in self.judges
+        }  # fmt: skip
+
+
+def _reason(error: FacezooError, path: Path) -> str:
+    """The message without this machine's folders."""
+    return str(error).replace(str(path), path.name)
+
+
+def _common_ratio(size: tuple[int, int], released: tuple[int, int]) -> float | None:
+    """Released pixels for each pixel of the original, or None when the proportions differ by more than rounding."""
+    ratio = (released[0] + released[1]) / (size[0] + size[1])
+    fits = all(abs(have - ratio * was) <= 1.0 + 0.005 * have for have, was in zip(released, size, strict=True))
+    return ratio if fits else None
+
+
+def _scaled(face: Face, ratio: float) -> Face:
+    """A face in a picture resized by the ratio (pixel centres at .5)."""
+    if ratio == 1.0:
+        return face
+    x0, y0, x1, y1 = ((value + 0.5) * ratio - 0.5 for value in face.box)
+    points = ((face.points.astype(np.float64) + 0.5) * ratio - 0.5).astype(np.float32)
+    return Face((x0, y0, x1, y1), points, face.score)
+
+
+def _hidden_pictures(path: Path) -> list[str]:
+    """Pictures inside a picture's metadata, which may show what its pixels hide."""
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(path) as image:
+            directory = image.getexif().get_ifd(ExifTags.IFD.IFD1)
+            pages = getattr(image, "n_frames", 1)
+    except Exception:  # whatever a decoder says about metadata: the pixels were read
+        return []
+    found = []
+    if 0x0201 in directory:
+        found.append("carries a preview picture in its EXIF data, which may show the original; remove the metadata")
+    if pages > 1:
+        found.append(f"holds {pages} pictures, of which the first was judged")
+    return found
+
+
+def _encoders(pairs: Sequence[Pair]) -> set[str]:
+    """Recognisers that facezoo's records beside (or in) the released pictures name as part of the training."""
+    from facezoo.hub.manifest import resolve_model
+    from facezoo.records import find_record
+
+    found: set[str] = set()
+    asked: set[str] = set()
+    for pair in pairs:
+        if pair.released is None:
+            continue
+        try:
+            record = find_record(pair.released)
+            if record is None or record.model in asked:
+                continue
+            asked.add(record.model)
+            manifest = resolve_model(record.model).manifest
+        except (RecordError, InputError, CheckpointError, UnknownNameError):
+            continue  # a foreign or damaged record says nothing about the training
+        if manifest is not None and isinstance(manifest["config"].get("recogniser"), str):
+            found.add(manifest["config"]["recogniser"])
+    return found
+
+
+def _figures(pictures: Sequence[PictureVerdict]) -> dict[str, Any]:
+    faces = [face for picture in pictures for face in picture.faces]
+    known = [face for face in faces if face.detected is not None]
+    return {
+        "pictures": {
+            "all": len(pictures),
+            "failed": wilson(sum(picture.failed for picture in pictures), len(pictures)).to_dict(),
+            "not_judged": sum(bool(picture.problem) for picture in pictures),
+            "without_a_face": sum(not picture.faces and not picture.problem for picture in pictures),
+            "resized": sum(
+                picture.size != picture.released_size and not picture.problem
+                for picture in pictures
+                if picture.released_size is not None
+            ),
+        },
+        "faces": {
+            "all": len(faces),
+            "recognised": wilson(sum(face.status != "protected" for face in faces), len(faces)).to_dict(),
+            "missed": wilson(sum(face.status == "missed" for face in faces), len(faces)).to_dict(),
+            "still_detected": wilson(sum(bool(face.detected) for face in known), len(known)).to_dict(),
+            "untouched": sum(face.changed == 0.0 for face in faces),
+            "found_in_released_only": sum(face.found_in == "released" for face in faces),
+        },
+    }
+
+
+def _notes(controls: Mapping[str, Any], independent: int, far: float, judges: int, faces: int) -> list[str]:
+    notes = []
+    for judge, rate in controls["identity"].items():
+        if rate["value"] < 1.0:
+            notes.append(f"{judge} does not take every original for itself: its figures are not to be trusted.")
+    for judge, rate in controls["black_box"].items():
+        if rate["value"] > 0.0:
+            notes.append(f"{judge} takes black boxes for the original: its figures are not to be trusted.")
+    if independent < 2:
+        notes.append(
+            f"Only {independent} judges took no part in the tool's training: at least 2 are needed for a claim."
+        )
+    notes.append(
+        f"By chance alone about {faces * judges * far:.1f} of the {faces} faces would be taken for the original at one "
+        f"place ({judges} judges, false accept rate {far:g}), and more where several faces are in a picture."
+    )
+    return notes
+
+
+def run_audit(
+    pairing: Pairing,
+    settings: AuditSettings | None = None,
+    *,
+    judges: Sequence[Recogniser] | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Audit:
+    """Judges every pair.
+
+    Args:
+        pairing: see ``pair_folders``.
+        settings: see `AuditSettings`; None: the defaults.
+        judges: recognisers; None: those of the settings.
+        advance: called after each picture.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        InputError: no threshold for a judge, or nothing to judge.
+        NoFaceError: the originals that could be read show no face at all.
+    """
+    settings = settings or AuditSettings()
+    examiner = _Examiner(settings, judges)
+    started = time.time()
+    pictures = tuple(_examined(examiner, pairing.pairs, advance))
+    if not any(picture.faces for picture in pictures) and not any(picture.problem for picture in pictures):
+        raise NoFaceError("no face was found in any original, nor in what was released; there is nothing to judge")
+    marked = {*settings.trained_with, *_encoders(pairing.pairs)}
+    names = [judge.name for judge in examiner.judges]
+    controls: dict[str, Any] = {}
+    control_scores: dict[str, dict[str, list[float]]] = {}
+    retrieved: dict[str, Any] = {}
+    figures = _figures(pictures)
+    notes: list[str] = []
+    if examiner.seen.crops:
+        controls, control_scores = examiner.controls()
+        retrieved = examiner.retrieved()
+        independent = sum(name not in marked for name in names)
+        notes = _notes(controls, independent, settings.far, len(names), figures["faces"]["all"])
+    else:
+        notes.append("No face could be judged: every picture has a problem.")
+    summary = {
+        "facezoo_audit": 1,
+        **figures,
+        "left_out": pairing.left_out,
+        "judges": {
+            judge.name: {
+                "metric": judge.metric,
+                "threshold": examiner.thresholds[judge.name],
+                "took_part_in_training": judge.name in marked,
+                "recognised": wilson(
+                    sum(judge.name in face.recognised_by for picture in pictures for face in picture.faces),
+                    figures["faces"]["all"],
+                ).to_dict(),
+            }
+            for judge in examiner.judges
+        },
+        "retrieved": retrieved,
+        "controls": controls,
+        "far": settings.far,
+        "detector": {"name": settings.detector, "minimum_face": settings.minimum_face},
+        "seed": settings.seed,
+        "seconds": time.time() - started,
+        "hardware": hardware("cpu"),
+        "notes": notes,
+    }
+    return Audit(pictures, summary, control_scores)
+
+
+def _examined(examiner: _Examiner, pairs: Sequence[Pair], advance: Callable[[], None]) -> Iterator[PictureVerdict]:
+    for pair in pairs:
+        yield examiner.examine(pair)
+        advance()
+
+
+def face_record(face: FaceVerdict) -> dict[str, Any]:
+    """A verdict as plain JSON."""
+    return asdict(face) | {
+        "box": [round(value, 1) for value in face.box],
+        "same_place": dict(face.same_place),
+        "anywhere": dict(face.anywhere),
+    }
+
+
+def crop_of(path: Path, box: Sequence[float], ratio: float, side: int) -> bytes | None:
+    """A face with some surroundings as a small JPEG, for the report; None where it cannot be cut out."""
+    from PIL import Image
+
+    try:
+        image = Image.fromarray(load_picture(path).pixels)
+    except FacezooError:
+        return None
+    x0, y0, x1, y1 = (value * ratio for value in box)
+    margin = 0.25 * max(x1 - x0, y1 - y0)
+    edges = (
+        max(0, int(x0 - margin)), max(0, int(y0 - margin)),
+        min(image.width, int(x1 + margin)), min(image.height, int(y1 + margin)),
+    )  # fmt: skip
+    if edges[2] <= edges[0] or edges[3] <= edges[1]:
+        return None
+    cut = image.crop(edges)
+    cut.thumbnail((side, side))
+    stream = io.BytesIO()
+    cut.save(stream, "JPEG", quality=85)
+    return stream.getvalue()
