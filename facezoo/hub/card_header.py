@@ -5,7 +5,9 @@ Made by huggingface_hub's own `ModelCardData` and `EvalResult`, so that what the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
@@ -92,12 +94,45 @@ def _figures(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str
         yield "ssim", "recovered from PNG, SSIM", recovered["png"]["ssim"]
 
 
+def _told_results(manifest: Mapping[str, Any], data: list[str]) -> list[EvalResult] | None:
+    """The manifest's own metrics as the hub's results: the number that a text such as "0.3 % (0.1-1.2)" begins with."""
+    from huggingface_hub import EvalResult
+
+    task, title = _task(manifest)
+    found = []
+    for name, value in manifest["metrics"].items():
+        if isinstance(value, Mapping):
+            value = value.get("value")
+        match = re.match(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?(?=$|[ %])", str(value))
+        if match is None or isinstance(value, bool) or name == "measured on":
+            continue
+        found.append(
+            EvalResult(
+                task_type=task,
+                task_name=title,
+                dataset_type=data[0] if data else "faces",
+                dataset_name=str(manifest["metrics"].get("measured on", "evaluation")),
+                metric_type=name,
+                metric_name=f"{name}{', %' if str(value)[match.end() :].startswith(' %') else ''}",
+                metric_value=float(match[0]),
+            )
+        )
+    return found or None
+
+
+def _data_sets(manifest: Mapping[str, Any]) -> list[str]:
+    """Names of the packed sets of the recipe, without their paths."""
+    recipe = manifest["training"].get("recipe", {})
+    files = recipe.get("data", []) if isinstance(recipe, Mapping) else []
+    return sorted({Path(str(path)).stem for path in files})
+
+
 def card_header(manifest: Mapping[str, Any], results: Mapping[str, Any] | None = None) -> str:
     """The block, with its two lines of dashes.
 
     Args:
         manifest: the checked manifest.
-        results: an ``evaluation.json``; None, or a table of another kind: no figures.
+        results: an ``evaluation.json``; None, or a table of another kind: the figures that the manifest tells itself.
 
     Raises:
         InputError: an evaluation of another form.
@@ -106,13 +141,18 @@ def card_header(manifest: Mapping[str, Any], results: Mapping[str, Any] | None =
 
     licence = str(manifest["licence"]).strip()
     named = licence.lower() in _LICENCES
-    measured = eval_results(manifest, results) if results is not None and "facezoo_evaluation" in results else None
+    data_sets = _data_sets(manifest)
+    if results is not None and "facezoo_evaluation" in results:
+        measured: list[EvalResult] | None = eval_results(manifest, results)
+    else:
+        measured = _told_results(manifest, data_sets)
     task, title = _task(manifest)
     data = ModelCardData(
         license=licence.lower() if named else "other",
         license_name=None if named else licence,
         library_name="facezoo",
         pipeline_tag=task,
+        datasets=data_sets or None,
         tags=["facezoo", title.replace(" ", "-"), manifest["method"]],
         model_name=manifest["name"],
         eval_results=measured,

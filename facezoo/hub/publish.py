@@ -25,6 +25,7 @@ from facezoo import registry
 from facezoo.errors import CheckpointError, FacezooError, InputError, OutputError
 from facezoo.files import checkpoint_file, file_parts, sha256_bytes
 from facezoo.hub.card import card_text, headline
+from facezoo.hub.card_header import card_header
 from facezoo.hub.manifest import (
     MANIFEST_NAME,
     load_networks,
@@ -36,7 +37,7 @@ from facezoo.hub.manifest import (
 )
 from facezoo.hub.remote import explain, offline
 
-__all__ = ["PART_BYTES", "Check", "Published", "card_metadata", "check_checkpoint", "publish"]
+__all__ = ["PART_BYTES", "Check", "Published", "check_checkpoint", "publish"]
 
 PART_BYTES: Final = 256 * 2**20
 """Networks are cut into files of at most this size: a download that is killed repeats one of them at most."""
@@ -50,7 +51,6 @@ _SECRET: Final = re.compile(
 _PICTURE_IN_TEXT: Final = re.compile(r"!\[|<img|data:image", re.IGNORECASE)
 _PATH: Final = re.compile(r"(/[\w.\-]+){2,}|[A-Za-z]:\\|~/")
 """A text that begins as a path of this machine does; names within a folder are none."""
-_KNOWN_LICENCES: Final = {"apache-2.0", "mit", "cc-by-4.0", "cc-by-nc-4.0", "cc0-1.0", "bsd-3-clause", "openrail"}
 _SMALLEST_PICTURE: Final = 16
 
 
@@ -250,58 +250,12 @@ def _shown_training(training: Mapping[str, Any]) -> dict[str, Any]:
     return {key: shown(value) if key == "recipe" else value for key, value in plain.items()}
 
 
-def _figures(manifest: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The manifest's metrics as numbers: the value that a text such as "0.3 % (0.1-1.2)" begins with."""
-    for name, value in manifest["metrics"].items():
-        if isinstance(value, Mapping):
-            value = value.get("value")
-        match = re.match(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?(?=$|[ %])", str(value))
-        if match and not isinstance(value, bool) and name != "measured on":
-            yield f"{name}{', %' if str(value)[match.end() :].startswith(' %') else ''}", float(match[0])
-
-
-def card_metadata(manifest: Mapping[str, Any]) -> str:
-    """The YAML block at the head of a hub card: library, task, licence, data sets and figures.
-
-    Returns:
-        Text between two lines of ``---``.
-    """
-    licence = str(manifest["licence"]).lower()
-    known = {info.name: info for info in registry.list_methods(kind=None)}
-    info = known.get(manifest["method"])
-    generator = info is not None and info.kind == "generator"
-    task = "unconditional-image-generation" if generator else "image-to-image"
-    recipe = manifest["training"].get("recipe", {})
-    files = recipe.get("data", []) if isinstance(recipe, Mapping) else []
-    data = sorted({Path(str(path)).stem for path in files})
-    fields: dict[str, Any] = {
-        "library_name": "facezoo",
-        "pipeline_tag": task,
-        "license": licence if licence in _KNOWN_LICENCES else "other",
-        "tags": ["facezoo", "face-anonymization" if not generator else "face-generation", manifest["method"]],
-    }
-    if fields["license"] == "other":
-        fields["license_name"] = manifest["licence"]
-    if data:
-        fields["datasets"] = data
-    metrics = [{"type": name, "name": name, "value": value} for name, value in _figures(manifest)]
-    if metrics:
-        where = str(manifest["metrics"].get("measured on", "evaluation"))
-        result = {
-            "task": {"type": task, "name": "face anonymization" if not generator else "face generation"},
-            "dataset": {"type": data[0] if data else "faces", "name": where},
-            "metrics": metrics,
-        }
-        fields["model-index"] = [{"name": manifest["name"], "results": [result]}]
-    return "---\n" + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=1000) + "---\n"
-
-
 def _hub_card(manifest: Mapping[str, Any], results: Mapping[str, Any] | None, repository: str) -> str:
     """The card with its metadata and the lines that load it from the hub."""
     text = card_text(manifest, results)
     text = text.replace(f'from_pretrained("{manifest["name"]}")', f'from_pretrained("{repository}")')
     text = re.sub(r"<!--.*?-->\n\n", "", text, count=1, flags=re.DOTALL)
-    return card_metadata(manifest) + "\n" + text
+    return card_header(manifest, results) + "\n" + text
 
 
 def _read_words(path: Path) -> dict[str, Any]:
