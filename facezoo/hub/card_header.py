@@ -106,14 +106,15 @@ def _told_results(manifest: Mapping[str, Any], data: list[str]) -> list[EvalResu
         match = re.match(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?(?=$|[ %])", str(value))
         if match is None or isinstance(value, bool) or name == "measured on":
             continue
+        title_of = f"{name}{', %' if str(value)[match.end() :].startswith(' %') else ''}"
         found.append(
             EvalResult(
                 task_type=task,
                 task_name=title,
                 dataset_type=data[0] if data else "faces",
                 dataset_name=str(manifest["metrics"].get("measured on", "evaluation")),
-                metric_type=name,
-                metric_name=f"{name}{', %' if str(value)[match.end() :].startswith(' %') else ''}",
+                metric_type=title_of,
+                metric_name=title_of,
                 metric_value=float(match[0]),
             )
         )
