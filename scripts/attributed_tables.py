@@ -34,10 +34,10 @@ from facezoo.errors import FacezooError, InputError
 from facezoo.evaluate.attribute_judge import AttributeJudge, train_attribute_judge
 from facezoo.evaluate.judges import to_pictures, to_tensor
 from facezoo.files import atomic_write
+from facezoo.frozen import load_lpips
 from facezoo.keys import KdfParams, Key
 from facezoo.methods.attributed.method import AttributedMethod
 from facezoo.methods.base import FaceContext
-from facezoo.methods.ifadit.frozen import load_lpips
 from facezoo.metrics import bootstrap_mean, frechet_distance, psnr, ssim, wilson
 from facezoo.nets.dosgan import multiply_adds
 from facezoo.recognition import load_recogniser

@@ -30,9 +30,9 @@ from facezoo.evaluate.judges import to_pictures, to_tensor
 from facezoo.evaluate.subjects import EvaluationKeys
 from facezoo.evaluate.utility import utility_row
 from facezoo.files import atomic_write
+from facezoo.frozen import load_lpips
 from facezoo.keys import Key
 from facezoo.methods.base import FaceContext
-from facezoo.methods.ifadit.frozen import load_lpips
 from facezoo.methods.ifadit.keygen import measure_keys
 from facezoo.methods.ifadit.method import IFadit
 from facezoo.metrics import frechet_distance, psnr, ssim

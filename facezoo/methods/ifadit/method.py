@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from facezoo.errors import InputError
 from facezoo.faces.mask import border_taper
+from facezoo.frozen import load_landmarks, load_parser
 from facezoo.keys import Key
 from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_faces
 from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.ifadit.config import IFaditConfig
-from facezoo.methods.ifadit.frozen import load_landmarks, load_parser
 from facezoo.methods.ifadit.keygen import key_noise
 from facezoo.methods.ifadit.model import IFaditNetworks
 from facezoo.methods.ifadit.options import IFaditOptions
