@@ -206,11 +206,15 @@ def checkpoint_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Pat
     return folder.parent / str(entry["from"]) / name if "from" in entry else folder / name
 
 
-_NETWORK_FILE = re.compile(r"([A-Za-z0-9_\-]+?)(?:\.([a-z0-9]+))?(?:-([0-9]{5})-of-([0-9]{5}))?\.safetensors")
+_NETWORK_FILE = re.compile(
+    r"(?:([A-Za-z0-9_\-]+)/weights|([A-Za-z0-9_\-]+?))(?:\.([a-z0-9]+))?(?:-([0-9]{5})-of-([0-9]{5}))?\.safetensors"
+)
 
 
 def file_parts(name: str) -> tuple[str, str, int, int] | None:
     """What the name of a checkpoint's file says: ``NETWORK[.VARIANT][-00001-of-00003].safetensors``.
+
+    On a hub every network has a folder of its own: ``NETWORK/weights[.VARIANT][-00001-of-00003].safetensors``.
 
     Returns:
         Network, variant ("" for the weights that are used unless others are asked for), number of the part from 1 on,
@@ -219,8 +223,8 @@ def file_parts(name: str) -> tuple[str, str, int, int] | None:
     match = _NETWORK_FILE.fullmatch(name)
     if match is None:
         return None
-    network, variant, part, parts = match.groups()
-    return network, variant or "", int(part or 1), int(parts or 1)
+    folder, network, variant, part, parts = match.groups()
+    return folder or network, variant or "", int(part or 1), int(parts or 1)
 
 
 def network_files(manifest: Mapping[str, Any]) -> dict[str, list[str]]:

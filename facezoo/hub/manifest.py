@@ -196,7 +196,7 @@ def _check_manifest(manifest: object, where: Path) -> dict[str, Any]:
         raise wrong(f"the crop size {manifest['crop_size']} is outside 16 to 1024")
     parts_of: dict[tuple[str, str, int], set[int]] = {}
     for name, entry in manifest["files"].items():
-        # The pattern keeps every file inside the folder: no separators, no "..".
+        # The pattern keeps every file inside the folder: no "..", and no separator but that of a network's own folder.
         parts = file_parts(name)
         if parts is None:
             raise wrong(f"{name!r} is not the name of a safetensors file")
@@ -622,6 +622,7 @@ def write_checkpoint(
     shared: Mapping[str, str] | None = None,
     variants: Mapping[str, Mapping[str, Mapping[str, Tensor]]] | None = None,
     part_bytes: int | None = None,
+    subfolders: bool = False,
 ) -> dict[str, Any]:
     """Write a checkpoint folder: all of it or nothing.
 
@@ -639,6 +640,7 @@ def write_checkpoint(
         variants: other weights of the same networks: variant -> network -> state dict, e.g. ``{"last": {...}}``.
         part_bytes: cut a network's file into parts of at most this many bytes of tensors (one tensor is never cut);
             None: one file a network.
+        subfolders: a folder for each network, as on a hub.
 
     Returns:
         The manifest as written.
@@ -659,7 +661,8 @@ def write_checkpoint(
     for variant, states in {"": networks, **(variants or {})}.items():
         for network, state in states.items():
             parts = _parts(_checked_tensors(network, state), part_bytes)
-            stem = f"{network}.{variant}" if variant else network
+            plain = f"{network}/weights" if subfolders else network
+            stem = f"{plain}.{variant}" if variant else plain
             for number, tensors in enumerate(parts, start=1):
                 cut = f"-{number:05d}-of-{len(parts):05d}" if len(parts) > 1 else ""
                 contents[f"{stem}{cut}.safetensors"] = save(tensors)
@@ -676,6 +679,7 @@ def write_checkpoint(
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         for name, data in contents.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
             with (temporary / name).open("wb") as stream:
                 stream.write(data)
                 stream.flush()

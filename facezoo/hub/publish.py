@@ -363,11 +363,12 @@ def publish(
             }
             for variant, own in _variants(final).items()
         }
-        write_checkpoint(staged, plain, load_networks(folder, final), variants=variants, part_bytes=part_bytes)
+        networks = load_networks(folder, final)
+        write_checkpoint(staged, plain, networks, variants=variants, part_bytes=part_bytes, subfolders=True)
         written, digest = read_manifest(staged)
         text = _hub_card(written, results, repository)
         (staged / "README.md").write_text(text, encoding="utf-8")
-        files = {path.name: path.stat().st_size for path in sorted(staged.iterdir())}
+        files = {name: (staged / name).stat().st_size for name in _names(staged)}
         commit = "" if dry_run else _push(staged, repository, written, private, token, digest)
         if output is not None:
             try:
@@ -376,6 +377,11 @@ def publish(
             except OSError as error:
                 raise OutputError(f"cannot write {output}: {error.strerror or error}") from error
     return Published(repository, commit, files, checks, text)
+
+
+def _names(staged: Path) -> list[str]:
+    """The files below a folder, as a repository names them."""
+    return sorted(path.relative_to(staged).as_posix() for path in staged.rglob("*") if path.is_file())
 
 
 def _variants(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
@@ -404,7 +410,7 @@ def _push(
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         before = {entry.rfilename for entry in api.model_info(repository).siblings or []}
-        here = sorted(path.name for path in staged.iterdir())
+        here = _names(staged)
         stale = sorted(name for name in before - set(here) if name.endswith(".safetensors"))
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(name, str(staged / name)) for name in here),

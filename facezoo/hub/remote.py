@@ -301,6 +301,7 @@ def _copy(folder: Path, manifest: Mapping[str, Any], output: Path) -> None:
         entries: dict[str, dict[str, Any]] = {}
         for file in chosen:
             plain = file.replace(variant, "", 1) if variant else file
+            (temporary / plain).parent.mkdir(exist_ok=True)
             shutil.copyfile(checkpoint_file(folder, manifest, file), temporary / plain)
             entries[plain] = {key: value for key, value in manifest["files"][file].items() if key != "from"}
         if entries == read_manifest(folder)[0]["files"]:

@@ -115,10 +115,10 @@ def test_pushes_once_and_pulls_the_same_weights(hub, tmp_path):
         == {
             "README.md",
             "manifest.json",
-            "generator.safetensors",
-            "generator.last.safetensors",
-            "extra-00001-of-00002.safetensors",
-            "extra-00002-of-00002.safetensors",
+            "generator/weights.safetensors",
+            "generator/weights.last.safetensors",
+            "extra/weights-00001-of-00002.safetensors",
+            "extra/weights-00002-of-00002.safetensors",
         }
     )
     assert done.commit == hub.head(REPOSITORY)
@@ -162,7 +162,7 @@ def test_publishing_again_takes_old_parts_away(hub, tmp_path):
     run = tiny_run(tmp_path / "run")
     publish(run, REPOSITORY, part_bytes=20_000)
     publish(run, REPOSITORY)
-    assert "extra.safetensors" in hub.files(REPOSITORY)
+    assert "extra/weights.safetensors" in hub.files(REPOSITORY)
     assert not [name for name in hub.files(REPOSITORY) if "-of-" in name]
     verify_files(*_fetched(REPOSITORY))
 
@@ -228,7 +228,7 @@ def test_bundled_checkpoints_share_no_files_when_published(hub, tmp_path):
     done = publish(
         "stylegan2.faces64", "someone/people", dry_run=True, data_licence="research use", output=tmp_path / "out"
     )
-    assert {"README.md", "manifest.json", "generator.safetensors"} == set(done.files)
+    assert {"README.md", "manifest.json", "generator/weights.safetensors"} == set(done.files)
     assert "pipeline_tag: unconditional-image-generation" in done.card
     manifest, _ = read_manifest(tmp_path / "out")
     verify_files(tmp_path / "out", manifest)
@@ -278,7 +278,7 @@ def test_loads_without_network_what_was_loaded_once(published, monkeypatch):
 def test_a_pinned_commit_stays_what_it_was(published):
     before = published.head(REPOSITORY)
     sha = resolve_model(REPOSITORY).sha256
-    replace_file(published, "generator.safetensors", save({"gain": torch.full((3, 1, 1), 7.0)}))
+    replace_file(published, "generator/weights.safetensors", save({"gain": torch.full((3, 1, 1), 7.0)}))
     assert resolve_model(f"{REPOSITORY}@{before}").sha256 == sha
     assert resolve_model(REPOSITORY).sha256 != sha
     with pytest.raises(CheckpointError, match="no revision v9"):
@@ -286,7 +286,7 @@ def test_a_pinned_commit_stays_what_it_was(published):
 
 
 def test_a_flipped_byte_is_never_loaded(published):
-    published.flip.add("generator.safetensors")
+    published.flip.add("generator/weights.safetensors")
     with pytest.raises(CheckpointError, match="damaged or was altered"):
         facezoo.from_pretrained(REPOSITORY)
     with pytest.raises(CheckpointError, match="facezoo download --force someone/tiny@"):
@@ -304,31 +304,31 @@ def test_a_broken_connection_is_taken_up_where_it_broke(published, monkeypatch):
     content = torch.randn(3_000_000, generator=torch.Generator().manual_seed(1))
     big = save({"weight": content})
     assert len(big) > published.lfs_bytes
-    replace_file(published, "extra.safetensors", big)
-    published.cut["extra.safetensors"] = 2
+    replace_file(published, "extra/weights.safetensors", big)
+    published.cut["extra/weights.safetensors"] = 2
     found = fetch(REPOSITORY)
-    assert torch.equal(load_file(found.folder / "extra.safetensors")["weight"], content)
-    ranges = [entry[2] for entry in published.transfers("extra.safetensors")]
+    assert torch.equal(load_file(found.folder / "extra/weights.safetensors")["weight"], content)
+    ranges = [entry[2] for entry in published.transfers("extra/weights.safetensors")]
     first = len(big) // 2 // piece * piece
     second = first + (len(big) - first) // 2 // piece * piece
     assert ranges == ["", f"bytes={first}-", f"bytes={second}-"]
 
 
 def test_a_download_that_gave_up_keeps_what_is_finished(published, monkeypatch):
-    published.lost.add("generator.safetensors")
+    published.lost.add("generator/weights.safetensors")
     with pytest.raises(CheckpointError, match=r"lacks a file that its manifest\.json names"):
         fetch(REPOSITORY)
     published.lost.clear()
-    done = len(published.transfers("extra.safetensors"))
+    done = len(published.transfers("extra/weights.safetensors"))
     fetch(REPOSITORY)
-    assert len(published.transfers("extra.safetensors")) == max(done, 1)
+    assert len(published.transfers("extra/weights.safetensors")) == max(done, 1)
 
 
 def test_a_file_that_the_manifest_names_and_the_repository_lacks(published):
     files = dict(published.files(REPOSITORY))
-    del files["extra.safetensors"]
+    del files["extra/weights.safetensors"]
     published.commit(REPOSITORY, files)
-    with pytest.raises(CheckpointError, match=r"lacks extra\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"lacks extra/weights\.safetensors"):
         fetch(REPOSITORY)
     published.commit(REPOSITORY, {"README.md": b"nothing"})
     with pytest.raises(CheckpointError, match="no model of facezoo"):
@@ -336,10 +336,10 @@ def test_a_file_that_the_manifest_names_and_the_repository_lacks(published):
 
 
 def test_wrong_class_and_renamed_key_say_what_does_not_fit(published):
-    replace_file(published, "generator.safetensors", save({"gains": torch.ones(3, 1, 1)}))
+    replace_file(published, "generator/weights.safetensors", save({"gains": torch.ones(3, 1, 1)}))
     with pytest.raises(CheckpointError, match=r"lacks 1 tensors \(gain"):
         facezoo.from_pretrained(REPOSITORY)
-    replace_file(published, "extra.safetensors", save({}), method="tiny_swop", name="tiny_swop.test")
+    replace_file(published, "extra/weights.safetensors", save({}), method="tiny_swop", name="tiny_swop.test")
     with pytest.raises(CheckpointError, match="'tiny_swop', which this facezoo does not know"):
         facezoo.from_pretrained(REPOSITORY)
 
@@ -379,7 +379,7 @@ def test_copies_for_a_machine_without_network(published, tmp_path):
     done = download(REPOSITORY, output=tmp_path / "plain")
     manifest, _ = read_manifest(done.folder)
     verify_files(done.folder, manifest, every_variant=True)
-    assert not (done.folder / "generator.last.safetensors").exists()
+    assert not (done.folder / "generator/weights.last.safetensors").exists()
     last = download(REPOSITORY, variant="last", output=tmp_path / "last")
     state = load_networks(last.folder, read_manifest(last.folder)[0])["generator"]
     load_strictly(Gain(), state, "generator")
@@ -414,13 +414,21 @@ def test_parts_and_variants_are_checked(tmp_path):
         hub_manifest._check_manifest({**manifest, "files": dict.fromkeys(files, entry)}, tmp_path / "manifest.json")
 
     check("a-00001-of-00002.safetensors", "a-00002-of-00002.safetensors", "a.last.safetensors")
+    check("a/weights-00001-of-00002.safetensors", "a/weights-00002-of-00002.safetensors", "a/weights.last.safetensors")
     with pytest.raises(CheckpointError, match="not all of them are named"):
         check("a-00001-of-00002.safetensors")
     with pytest.raises(CheckpointError, match="two cuts"):
         check("a.safetensors", "a-00001-of-00002.safetensors", "a-00002-of-00002.safetensors")
     with pytest.raises(CheckpointError, match="twice"):
         check("a.safetensors", "a-00001-of-00001.safetensors")
-    for name in ("../a.safetensors", "a.b.c.safetensors", "a.pt"):
+    for name in (
+        "../a.safetensors",
+        "a.b.c.safetensors",
+        "a.pt",
+        "a/b.safetensors",
+        "../weights.safetensors",
+        "/weights.safetensors",
+    ):
         with pytest.raises(CheckpointError, match="not the name of a safetensors file"):
             check(name)
     with pytest.raises(CheckpointError, match="licences"):
