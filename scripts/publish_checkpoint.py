@@ -103,7 +103,10 @@ def publish(exported: Path, evaluation: Path | None, root: Path = ROOT, curves: 
         text = json.dumps(results, indent=1, sort_keys="facezoo_evaluation" in results) + "\n"
         atomic_write(kept, text.encode(), overwrite=True, make_parents=True)
     folder = root / "checkpoints" / name
-    write_checkpoint(folder, manifest, load_networks(exported, manifest), overwrite=True)
+    # A file that lies in another checkpoint stays there.
+    shared = {file.partition(".")[0]: entry["from"] for file, entry in manifest["files"].items() if "from" in entry}
+    own = {name: state for name, state in load_networks(exported, manifest).items() if name not in shared}
+    write_checkpoint(folder, manifest, own, overwrite=True, shared=shared)
     registry = registry_file.registry_text(root / "checkpoints")
     atomic_write(root / "checkpoints" / "registry.json", registry.encode(), overwrite=True)
     card.write_cards(root / "checkpoints", root / "MODEL_CARDS")
