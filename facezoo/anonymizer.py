@@ -332,7 +332,8 @@ class Anonymizer:
     Args:
         method: does the faces.
         model: name for records.
-        checkpoint_sha256: SHA-256 of the checkpoint's manifest; "" for methods without weights.
+        checkpoint_sha256: of its weights and configuration (``hub.manifest.weights_sha256``); "" for methods
+            without weights.
         detector: name of the detector that finds the faces.
         options: changes to the method's options for every call.
         device: where a learned method runs.
@@ -405,7 +406,7 @@ class Anonymizer:
         return cls(
             method,
             model=model.name,
-            checkpoint_sha256=model.sha256,
+            checkpoint_sha256=model.weights_sha256,
             detector=detector,
             options=options,
             device=device,
@@ -874,7 +875,7 @@ class Anonymizer:
             raise RecordError(f"the record was made by {record.method}; use --model {record.model}")
         if (record.checkpoint_sha256 or "") != self.checkpoint_sha256:
             raise CheckpointError(
-                f"the record was made with another checkpoint of {record.method} ({record.model}, manifest "
+                f"the record was made with another checkpoint of {record.method} ({record.model}, weights "
                 f"{(record.checkpoint_sha256 or 'none')[:12]}); load that one, or go without the record"
             )
         if record.size != (rgb.shape[1], rgb.shape[0]):

@@ -335,7 +335,11 @@ def find_finished(job: Job, settings: Settings, model: ResolvedModel, key: Key |
 
 def _same_work(record: PictureRecord, job: Job, settings: Settings, model: ResolvedModel, key: Key | None) -> bool:
     run = record.options.get("run")
-    if not isinstance(run, Mapping) or record.model != model.name or (record.checkpoint_sha256 or "") != model.sha256:
+    if (
+        not isinstance(run, Mapping)
+        or record.model != model.name
+        or (record.checkpoint_sha256 or "") != model.weights_sha256
+    ):
         return False
     if run.get("settings") != settings.fingerprint(key):
         return False

@@ -147,7 +147,7 @@ class PictureRecord:
         size: (width, height) of the upright picture in pixels.
         faces: one entry a face, in the order in which they were processed.
         options: the method's options as plain JSON values. Never a secret.
-        checkpoint_sha256: SHA-256 of the checkpoint's manifest in hex; None for methods without one.
+        checkpoint_sha256: SHA-256 of the checkpoint's weights and configuration in hex; None for methods without one.
         key_id: ``key.key_id(salt)`` of the key; None for methods without a key.
         record_salt: random salt of this record, base64; None exactly when ``key_id`` is None.
         kdf: parameters of the scrypt which leads from the key to the record key.

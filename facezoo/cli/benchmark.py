@@ -25,7 +25,11 @@ def add_benchmark(commands: Commands) -> None:
     parser.add_argument("-o", "--output", default="benchmarks/results/benchmark", metavar="FOLDER", help="results")
     parser.add_argument("--page", metavar="FILE.md", help="the page (default: benchmark.md beside the results)")
     parser.add_argument("--models", type=names, default=(), metavar="NAMES", help="only these (default: all)")
-    parser.add_argument("--gallery", metavar="FILE", help="packed set of other people, for the k-Same methods")
+    parser.add_argument(
+        "--gallery",
+        metavar="FILE",
+        help="packed set of other people, for the k-Same methods (default: the people of the measured set)",
+    )
     parser.add_argument("--quick", action="store_true", help="200 faces, two file formats")
     parser.add_argument("--limit", type=positive, metavar="N", help="use N faces only, drawn with the seed")
     parser.add_argument("--judges", type=names, default=(), metavar="NAMES", help="recognisers (default: all found)")

@@ -39,6 +39,7 @@ from facezoo.data.packed import PackedFaces
 from facezoo.errors import FacezooError, InputError, OutputError
 from facezoo.evaluate.judges import to_pictures, to_tensor
 from facezoo.evaluate.memory import RememberingRecogniser, remembering_detector
+from facezoo.evaluate.people import own_people
 from facezoo.evaluate.protocol import EvaluationSettings, evaluate_model
 from facezoo.evaluate.utility import compare_found, find_faces
 from facezoo.faces.detect import DetectorOptions, get_detector
@@ -82,7 +83,7 @@ class Candidate:
         place: what ``from_pretrained`` takes: the name, or a checkpoint's folder.
         options: what it is measured with, beside its defaults.
         sha256: of weights, options and the sources of its room; "" when it cannot be measured.
-        checkpoint_sha256: of the checkpoint's manifest; "" for methods without weights.
+        checkpoint_sha256: of the checkpoint's weights and configuration; "" for methods without weights.
         reason: why it cannot be measured; "" when it can.
     """
 
@@ -140,7 +141,8 @@ def list_candidates(
 
     Args:
         models: names or checkpoint folders; empty: every model of ``facezoo list`` that anonymizes.
-        gallery: packed set of other people, for methods that mix faces of a gallery into their results.
+        gallery: packed set of other people, for methods that mix faces of a gallery into their results; None: the first
+            picture of each of the measured set's people.
 
     Returns:
         The candidates; those that cannot be measured say why.
@@ -177,22 +179,21 @@ def _candidate(name: str, gallery: tuple[str, str] | None) -> Candidate:
         # Figures that can be made again; privacy as such does not depend on where the noise comes from.
         options["randomness"] = described["randomness"] = "seeded"
     if "gallery" in documented:
-        if gallery is None:
-            return Candidate(
-                resolved.name, name, reason="needs --gallery: a packed set of other people, whose faces it mixes"
-            )
-        options |= {"gallery": gallery[0], "mode": "open", "repeated_people": "first"}
+        # Open: the measured faces need not be the gallery's pictures.
+        options |= {"mode": "open", "repeated_people": "first"}
+        if gallery is not None:
+            options["gallery"] = gallery[0]
         if "utility" in documented:
             options["utility"] = "sex"  # of the labels that galleries have, the one whose values are never rare
-        described |= {**options, "gallery": gallery[1]}
+        described |= {**options, "gallery": "of the measured set" if gallery is None else gallery[1]}
     content = {
         "method": info.name,
-        "checkpoint": resolved.sha256,
+        "checkpoint": resolved.weights_sha256,
         "options": described,
         "sources": _sources_sha256(info.entry.partition(":")[0]),
     }
     digest = sha256_bytes(json.dumps(content, sort_keys=True).encode())
-    return Candidate(resolved.name, name, options, digest, resolved.sha256)
+    return Candidate(resolved.name, name, options, digest, resolved.weights_sha256)
 
 
 def _sources_sha256(module: str) -> str:
@@ -240,7 +241,7 @@ class _Watched:
 
     @property
     def checkpoint_sha256(self) -> str:
-        """Of the model's manifest; "" without weights."""
+        """Of the model's weights and configuration; "" without weights."""
         return self._anonymizer.checkpoint_sha256
 
     def anonymize_faces(self, faces: Tensor, key: Key | None = None) -> Tensor:
@@ -291,12 +292,16 @@ class _Measurer:
         """
         detector = self.settings.detector
         options: dict[str, Any] = dict(candidate.options)
+        added, people = own_people(candidate.place, self.data.path, options)
+        options |= added
         anonymizer = from_pretrained(candidate.place, device=self.settings.device, **options)
         count = min(self.settings.limit or len(self.data), len(self.data))
         subject = _Watched(anonymizer, self.settings.seed)
         settings = replace(self.settings, detector=None if detector is None else remembering_detector(detector))
         evaluation = evaluate_model(subject, self.data, name=anonymizer.model, judges=self.judges, settings=settings)
         evaluation["detector"] = detector
+        if people:
+            evaluation["notes"].append(f"People to hide among: {people}.")
         originals, results = subject.pairs()
         return {
             "evaluation": evaluation,

@@ -24,7 +24,7 @@ from typing import Any, Final
 from facezoo.errors import CheckpointError, FacezooError, InputError
 from facezoo.files import atomic_write
 from facezoo.hub.card_header import card_header
-from facezoo.hub.manifest import CHECKPOINTS, MANIFEST_NAME, read_manifest
+from facezoo.hub.manifest import CHECKPOINTS, MANIFEST_NAME, read_manifest, weights_sha256
 from facezoo.registry import MethodInfo, list_methods
 
 __all__ = ["card_text", "headline", "main", "write_cards"]
@@ -290,11 +290,11 @@ def write_cards(checkpoints: Path, cards: Path, *, check: bool = False, benchmar
     wanted: set[Path] = set()
     found = benchmarks if benchmarks is not None else cards.parent / "benchmarks" / "results" / "benchmark"
     for folder in sorted(path.parent for path in checkpoints.glob(f"*/{MANIFEST_NAME}")):
-        manifest, digest = read_manifest(folder)
+        manifest, _ = read_manifest(folder)
         card = cards / f"{manifest['name']}.md"
         wanted.add(card)
         results = _read_results(cards / "results" / f"{manifest['name']}.json")
-        benchmark = _read_benchmark(found, manifest["name"], digest)
+        benchmark = _read_benchmark(found, manifest["name"], weights_sha256(manifest))
         shown = results if results is not None or benchmark is None else benchmark["evaluation"]
         text = card_header(manifest, shown) + card_text(manifest, results, benchmark)
         if not card.is_file() or card.read_text(encoding="utf-8") != text:

@@ -61,6 +61,7 @@ __all__ = [
     "select_variant",
     "selected_files",
     "verify_files",
+    "weights_sha256",
     "write_checkpoint",
     "written_manifest",
 ]
@@ -148,6 +149,27 @@ class ResolvedModel:
     manifest: Mapping[str, Any] | None = None
     sha256: str = ""
     commit: str = ""
+
+    @property
+    def weights_sha256(self) -> str:
+        """What records and results are tied to, see ``weights_sha256``; "" for a method without weights."""
+        return "" if self.manifest is None else weights_sha256(self.manifest)
+
+
+def weights_sha256(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides what a model does: method, configuration, preprocessing and the networks' hashes.
+
+    The words and figures of a card may be corrected, and the files of a repository laid out in another way, without
+    making records unusable that were written before.
+    """
+    networks = {
+        f"{network}/{number}": manifest["files"][file]["sha256"]
+        for network, files in network_files(manifest).items()
+        for number, file in enumerate(files)
+    }
+    content = {name: manifest[name] for name in ("method", "crop_size", "preprocessing", "config")}
+    text = json.dumps({**content, "networks": networks}, sort_keys=True, separators=(",", ":"))
+    return sha256_bytes(text.encode())
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

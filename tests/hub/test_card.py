@@ -8,7 +8,7 @@ import pytest
 
 from facezoo.errors import InputError
 from facezoo.hub import card
-from facezoo.hub.manifest import read_manifest
+from facezoo.hub.manifest import read_manifest, weights_sha256
 from tests.tiny_method import write_tiny_checkpoint
 
 
@@ -142,7 +142,7 @@ def test_the_header_is_the_hubs_own(places, tmp_path):
 def test_groups_come_from_a_benchmark_of_this_very_checkpoint(places, tmp_path):
     folder = tmp_path / "benchmarks" / "results" / "benchmark"
     folder.mkdir(parents=True)
-    _, digest = read_manifest(tmp_path / "checkpoints" / "tiny_swap.test")
+    digest = weights_sha256(read_manifest(tmp_path / "checkpoints" / "tiny_swap.test")[0])
     path = tmp_path / "MODEL_CARDS" / "tiny_swap.test.md"
 
     def result(n: int, checkpoint: str) -> str:

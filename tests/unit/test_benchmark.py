@@ -227,11 +227,11 @@ def test_all_models_are_candidates_and_those_that_cannot_be_measured_say_why(pac
     for name, candidate in candidates.items():
         assert bool(candidate.sha256) != bool(candidate.reason), name
     assert "trained first" in candidates["sdn"].reason or "sdn" not in candidates
-    assert "--gallery" in candidates["ksame_pixel"].reason
+    assert candidates["ksame_pixel"].options == {"mode": "open", "repeated_people": "first"}
     assert candidates["dp_pix"].options == {"randomness": "seeded"}
     with_gallery = list_candidates(["ksame_pixel"], gallery=packed.path)[0]
     assert with_gallery.options["mode"] == "open"
-    assert with_gallery.sha256
+    assert with_gallery.sha256 != candidates["ksame_pixel"].sha256
     assert all(row.ours in {"", *(info.name for info in registry.list_methods())} for row in PAPER_ROWS)
 
 
@@ -248,7 +248,7 @@ def test_a_prepared_folder_is_data(packed, tmp_path):
 
 
 def test_the_page_shows_figures_controls_and_what_is_missing(measured, tmp_path):
-    outcomes = [*measured[1], benchmark.Outcome(list_candidates(["ksame_pixel"])[0], None, False, "needs a gallery")]
+    outcomes = [*measured[1], benchmark.Outcome(list_candidates(["ksame_pixel"])[0], None, False, "failed: of itself")]
     page = tmp_path / "docs" / "bench.md"
     files = write_page(outcomes, page, command="facezoo benchmark --quick", sheet=False)
     text = page.read_text()
@@ -257,7 +257,7 @@ def test_the_page_shows_figures_controls_and_what_is_missing(measured, tmp_path)
     assert "| *identity* | 100.0" in text
     assert "| *black box* | 0.0" in text
     assert "| black_box | 0.0" in text
-    assert "| ksame_pixel | needs a gallery |" in text
+    assert "| ksame_pixel | failed: of itself |" in text
     assert "**Not the same data**" in text
     assert "sex: female (n = " in text
     assert [path.name for path in files] == ["bench.md", "bench_scatter.png"]
