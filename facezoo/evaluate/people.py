@@ -39,7 +39,8 @@ def own_people(
     Raises:
         UnknownNameError: no such model.
     """
-    known = load_options_class(resolve_model(model).method).documented()
+    kind = load_options_class(resolve_model(model).method)
+    known = kind.documented()
     given = {*options, varied}
     if "gallery" in known and "gallery" not in given:
         packed = PackedFaces(data)
@@ -50,5 +51,13 @@ def own_people(
         return {"gallery": gallery}, f"gallery: the first pictures of the {len(rows)} people of the set"
     if "reference" in known and "reference" not in given:
         count = len(PackedFaces(data))
-        return {"reference": os.fspath(data)}, f"reference: the {count} pictures of the set, with the measured ones"
+        added: dict[str, object] = {"reference": os.fspath(data)}
+        people = f"reference: the {count} pictures of the set, with the measured ones"
+        defaults = kind.defaults()
+        wanted, share = int(str(options.get("k", defaults["k"]))), float(str(defaults["gamma"]))
+        if "gamma" not in given and varied != "k" and count * share < wanted <= count:
+            # The method's own sample is for sets of many thousands; k people must be among those drawn.
+            added["gamma"] = min(1.0, 2 * wanted / count)
+            people += f", a sample of {added['gamma']:.2g} of them instead of {share:g}, or there would not be {wanted}"
+        return added, people
     return {}, ""

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from facezoo.data.packed import write_packed
+from facezoo.data.packed import PackedFaces, write_packed
 from facezoo.errors import InputError, OutputError, UnknownNameError
 from facezoo.evaluate import curves, people
 from facezoo.evaluate.book_tables import TABLES
@@ -95,6 +95,12 @@ def test_people_are_added_only_where_they_are_wanted_and_not_given(packed):
     assert people.own_people("pixelation", packed, {}) == ({}, "")
     assert people.own_people("ksame_m", packed, {"gallery": "mine.safetensors"}) == ({}, "")
     assert people.own_people("ksame_m", packed, {}, varied="gallery") == ({}, "")
+    # dp_kanonymity draws its sample so large that it has the k people.
+    count = len(PackedFaces(packed))
+    added, words = people.own_people("dp_kanonymity", packed, {"k": 2})
+    assert added == {"reference": str(packed), "gamma": min(1.0, 4 / count)}
+    assert "instead of 0.05" in words
+    assert "gamma" not in people.own_people("dp_kanonymity", packed, {"k": 2, "gamma": 0.5})[0]
     added, words = people.own_people("ksame_m", packed, {"k": 3})
     assert len(added["gallery"]) == 5
     assert "5 people" in words
