@@ -17,6 +17,9 @@ recipe=$1 output=$2
 shift 2
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+# Without it (torch 2.6 to 2.13 at least) an agent that survives publishes its processes' meeting point only once, and
+# the agent that takes a lost machine's place waits for it for ever.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 head=${HEAD:-localhost:29500}
 conf="join_timeout=${JOIN_TIMEOUT:-600},read_timeout=${JOIN_TIMEOUT:-600}"
 if [ -n "${ADDRESS:-}" ]; then

@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import platform
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -259,6 +261,8 @@ def train(
         return RunResult(folder, checkpoint, module.batches_seen, finished, "" if finished else preemption.stopped_by)
     # Last of all: Slurm ends the job's processes with it. All of them have written what they had to.
     under_slurm = "SLURM_JOB_ID" in os.environ
+    if under_slurm and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm's, for what is left of this start: it ends by itself now
     requeued = under_slurm and trainer.is_global_zero and requeue_slurm_job()
     return RunResult(
         folder, checkpoint, module.batches_seen, False, preemption.stopped_by, requeued, try_again=not under_slurm

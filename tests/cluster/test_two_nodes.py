@@ -22,7 +22,7 @@ import torch
 
 from tests.core.test_run import write_recipe
 
-BATCHES = 6
+BATCHES = 8
 """Of each of the two phases."""
 
 PATIENCE = float(os.environ.get("FACEZOO_TEST_PATIENCE", "1"))
@@ -112,10 +112,15 @@ class Agents:
             assert agent.wait(timeout=500 * PATIENCE) == 0, self.logs()
 
     def stop(self) -> None:
+        """Ends what still runs; an agent that is asked ends its processes too."""
         for agent in self.running:
             if agent.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(agent.pid, signal.SIGKILL)
+                agent.terminate()
+        for agent in self.running:
+            try:
+                agent.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                agent.kill()
                 agent.wait()
 
 
@@ -130,34 +135,15 @@ def rows(folder: Path) -> int:
 
 def kill(agent: subprocess.Popen[bytes]) -> None:
     """A machine without power: the agent and all that it started, at once and without a word."""
-    session = os.getsid(agent.pid)
-    pids = [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and _session_of(int(entry.name)) == session
-    ]
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    doomed = [agent.pid]
+    for pid in doomed:  # grows while it is walked: the processes of an agent have sessions of their own
+        os.kill(pid, signal.SIGSTOP)
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            doomed += map(int, children.read_text().split())
+    assert len(doomed) > 1, "the agent had started its process"
+    for pid in doomed:
+        os.kill(pid, signal.SIGKILL)
     agent.wait()
-
-
-def _session_of(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return -1
-
-
-def children_with(agent: subprocess.Popen[bytes], word: str) -> list[int]:
-    """The processes of an agent's session whose command line has a word, but the agent itself."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _session_of(int(entry.name)) == agent.pid and int(entry.name) != agent.pid:
-            with contextlib.suppress(OSError):
-                if word in (entry / "cmdline").read_bytes().decode().split("\0"):
-                    found.append(int(entry.name))
-    return found
 
 
 def free_port() -> int:
