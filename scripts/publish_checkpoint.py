@@ -30,7 +30,7 @@ from facezoo.hub.card import headline
 from facezoo.hub.manifest import load_networks, read_manifest, verify_files, write_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-TEXT_KEYS = {"card", "status", "version", "training", "licences", "paper"}
+TEXT_KEYS = {"card", "status", "version", "training", "licences", "paper", "summary"}
 
 
 def read_text(path: Path) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def publish(exported: Path, evaluation: Path | None, root: Path = ROOT, curves: 
     words = read_text(root / "MODEL_CARDS" / "text" / f"{name}.yaml")
     manifest["card"] = words.get("card", {})
     manifest["training"] |= words.get("training", {})
-    manifest |= {key: words[key] for key in ("status", "version", "licences", "paper") if key in words}
+    manifest |= {key: words[key] for key in ("status", "version", "licences", "paper", "summary") if key in words}
     manifest["metrics"] = {} if curves is None else figures_of_curves(curves, name)
     if evaluation is not None:
         try:

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from facezoo.tags import printable
 
 if TYPE_CHECKING:
     from facezoo.batch import Job, Outcome, Plan, Settings
+    from facezoo.hub.manifest import ResolvedModel
     from facezoo.keys import Key
 
 _KEY_HELP = (
@@ -25,6 +27,9 @@ _KEY_HELP = (
     "without it the variable FACEZOO_KEY is used, else you are asked"
 )
 
+
+_WEAK_PERCENT = 10.0
+"""A checkpoint of which more of the measured faces are still recognised warns whenever it is used."""
 
 _ATTRIBUTE_HELP = (
     "attribute of the new face, for methods that have them (sdn, mfm): smiling=yes, hair=blond, ...; may be repeated"
@@ -160,6 +165,7 @@ def _anonymize(arguments: argparse.Namespace) -> int:
     if arguments.epsilon is not None:
         arguments.option.append(f"epsilon={arguments.epsilon}")
     options = _with_attributes(model.method, parse_options(model.method, arguments.option), arguments.attribute)
+    _warn_of_measured_weakness(model)
     boxes = _read_boxes(arguments.boxes)
     if arguments.keep is not None and not Path(arguments.keep).is_dir():
         raise InputError(f"--keep {arguments.keep}: no such folder; give a folder with pictures of the people to keep")
@@ -205,6 +211,20 @@ def _anonymize(arguments: argparse.Namespace) -> int:
     if plan.left_out:
         _note(arguments, f"files that are no pictures were left out: {plan.left_out}")
     return _run(arguments, settings, plan, key, finished)
+
+
+def _warn_of_measured_weakness(model: ResolvedModel) -> None:
+    """Says so, on every run, when the checkpoint's own measurement found that its faces are still recognised."""
+    for name, figure in dict((model.manifest or {}).get("metrics", {})).items():
+        match = re.match(r"([0-9.]+) %", str(figure))
+        if name.startswith("taken for the original") and match and float(match[1]) >= _WEAK_PERCENT:
+            judge = name.removeprefix("taken for the original").strip()
+            print(
+                f"facezoo: warning: {model.name} does not hide who people are: {match[1]} % of its measured faces are "
+                f"still taken for the original {judge}; see facezoo info {model.name}",
+                file=sys.stderr,
+            )
+            return
 
 
 def _recover(arguments: argparse.Namespace) -> int:

@@ -105,3 +105,18 @@ def test_identity_dp_writes_its_promise_and_a_spent_budget_stops_it(cli, face_fi
     assert method["epsilon"] == 6
     assert "identity vector" in method["guarantee"]
     assert "attribute" in method["leaks"]
+
+
+def test_a_model_that_is_measured_to_hide_nobody_says_so(cli, tiny_model, key_file, face_file, tmp_path):
+    from facezoo.hub.manifest import load_networks, read_manifest, write_checkpoint
+
+    arguments = ("--model", tiny_model, "--key-file", key_file, "--verify", "off")
+    for figure, warned in (("91.7 % (88.0-94.3)", True), ("9.9 % (6.0-14.0)", False)):
+        manifest, _ = read_manifest(tiny_model)
+        networks = load_networks(tiny_model, manifest)
+        plain = {name: value for name, value in manifest.items() if name not in ("files", "checksum")}
+        metrics = {"taken for the original (dlib, FAR 0.001)": figure, "faces detected": "100.0 % (99.0-100.0)"}
+        write_checkpoint(tiny_model, {**plain, "metrics": metrics}, networks, overwrite=True)
+        run = cli("anonymize", face_file, "-o", tmp_path / f"{warned}.png", *arguments)
+        assert run.code == 0
+        assert ("does not hide who people are: 91.7 %" in run.err) is warned

@@ -23,6 +23,7 @@ class AverageOverKeys(Attack):
     """Averages pixels over wrong keys, for 1, 2, 4, ... of them."""
 
     name = "average"
+    judged = True
     summary = "the mean over recoveries with wrong keys (or over several releases): does it show the original?"
     unit = "wrong keys or releases a face"
     budget = 32

@@ -386,12 +386,14 @@ class Attack(abc.ABC):
     Attributes:
         name: on the command line.
         summary: one line for lists.
+        judged: whether its finding counts faces that judges take for others, at their first false accept rate.
         unit: of the budget.
         budget: how much of it, where the settings do not say.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    judged: ClassVar[bool] = False
     unit: ClassVar[str]
     budget: ClassVar[int]
 

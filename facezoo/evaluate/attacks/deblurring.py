@@ -75,6 +75,7 @@ class Deblurring(Attack):
     """A filter fitted on the attacker's own pairs, and plain sharpening."""
 
     name = "deblur"
+    judged = True
     summary = "the linear filter that undoes the method best, fitted on other people, and plain sharpening"
     unit = "pairs of the attacker's own faces"
     budget = 200

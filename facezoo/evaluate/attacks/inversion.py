@@ -32,6 +32,7 @@ class Inversion(Attack):
     """A U-Net from hidden to original pictures, trained on other people under other keys."""
 
     name = "inversion"
+    judged = True
     summary = "a U-Net trained on other people's pairs to undo the method without the key"
     unit = "batches of 8 pairs"
     budget = 1500

@@ -98,7 +98,7 @@ def attack_model(
             for judge in scene.judges
         },
         "figures": outcome.figures,
-        "finding": outcome.finding,
+        "finding": outcome.finding + (f"; false accept rate {scene.judges[0].far[0]:g}" if made.judged else ""),
         "hardware": hardware(settings.device),
         "seconds": time.time() - started,
     }
