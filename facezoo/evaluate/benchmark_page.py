@@ -87,12 +87,13 @@ def _circumstances(done: Sequence[Outcome], command: str, machine: str) -> list[
     hardware = first["hardware"]
     minutes = sum(float((outcome.result or {})["minutes"]) for outcome in done)
     far = first["far"][0]
+    sizes = " or ".join(map(str, sorted({int(_evaluation(outcome)["size"]) for outcome in done})))
     lines = [
-        f"{first['n']} faces of {first['people']} people ({first['data']}, aligned crops of {first['size']} pixels), "
+        f"{first['n']} faces of {first['people']} people ({first['data']}, aligned crops of {sizes} pixels), "
         f"seed {first['seed']}; thresholds at a false accept rate of {far:g} from impostor pairs of {first['gallery']} "
         f"real pictures. {hardware['processor']}, {hardware['threads']} threads"
         + (f", {hardware['gpu']}" if hardware["gpu"] else "")
-        + f", {minutes:.0f} minutes for {len(done)} models. {machine}".rstrip(),
+        + f", {minutes:.0f} minutes in sum for {len(done)} models. {machine}".rstrip(),
         "",
         "Rates in percent with 95 % intervals. A face for which a method fails counts as not protected. Options are "
         "the defaults; chance is drawn from the seed. What is measured, and how: `facezoo/evaluate/protocol.py`.",
