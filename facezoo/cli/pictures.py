@@ -165,7 +165,6 @@ def _anonymize(arguments: argparse.Namespace) -> int:
     if arguments.epsilon is not None:
         arguments.option.append(f"epsilon={arguments.epsilon}")
     options = _with_attributes(model.method, parse_options(model.method, arguments.option), arguments.attribute)
-    _warn_of_measured_weakness(model)
     boxes = _read_boxes(arguments.boxes)
     if arguments.keep is not None and not Path(arguments.keep).is_dir():
         raise InputError(f"--keep {arguments.keep}: no such folder; give a folder with pictures of the people to keep")
@@ -210,7 +209,10 @@ def _anonymize(arguments: argparse.Namespace) -> int:
 
     if plan.left_out:
         _note(arguments, f"files that are no pictures were left out: {plan.left_out}")
-    return _run(arguments, settings, plan, key, finished)
+    code = _run(arguments, settings, plan, key, finished)
+    if code == 0 or plan.to_folder:
+        _warn_of_measured_weakness(model)
+    return code
 
 
 def _warn_of_measured_weakness(model: ResolvedModel) -> None:

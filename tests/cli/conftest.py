@@ -76,6 +76,7 @@ def key_file(tmp_path: Path) -> Path:
 
     path = tmp_path / "my.key"
     path.write_text(KEY_FILE_PREFIX + base64.b64encode(bytes(range(1, KEY_BYTES + 1))).decode() + "\n")
+    path.chmod(0o600)
     return path
 
 

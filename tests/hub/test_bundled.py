@@ -26,7 +26,7 @@ from facezoo.hub import card, registry_file
 from facezoo.hub.manifest import CHECKPOINTS, bundled_models
 from facezoo.keys import Key
 from facezoo.recognition import load_recogniser
-from facezoo.registry import method_info
+from facezoo.registry import load_options_class, method_info
 
 BUNDLED = sorted(bundled_models())
 GENERATORS = [name for name in BUNDLED if method_info(name.partition(".")[0]).kind == "generator"]
@@ -66,9 +66,12 @@ def test_card_and_figures_are_there(name: str, repository: Path):
 
 
 @pytest.mark.parametrize("name", HIDING)
-def test_public_domain_picture_there_and_back(name: str, tmp_path: Path):
+def test_public_domain_picture_there_and_back(name: str, tmp_path: Path, monkeypatch):
     """The whole way through a saved PNG, judged by dlib's network at the distance that its author publishes, 0.6."""
-    model = anonymizer(name)
+    documented = load_options_class(facezoo.from_pretrained(name).method.name).documented()
+    # Noise for use comes from the operating system, and one face in twenty stays near: a test needs the same noise.
+    model = facezoo.from_pretrained(name, **({"randomness": "seeded"} if "randomness" in documented else {}))
+    monkeypatch.setattr("facezoo.anonymizer.secrets.randbits", lambda bits: 11)
     original = demo_picture()
     saved = tmp_path / "anonymous.png"
     source = tmp_path / "original.png"
