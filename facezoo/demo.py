@@ -186,7 +186,11 @@ def _learned_models(wanted: Sequence[str], notes: list[str]) -> list[str]:
             f"not shown, because no trained checkpoint is bundled: {', '.join(missing)}; train one with `facezoo "
             "train` and show it with `facezoo demo --model FOLDER`"
         )
-    return [model.name for model in bundled if model.status != "no checkpoint"]
+    there = [model for model in bundled if model.status != "no checkpoint"]
+    needy = [model.name for model in there if "reference" in load_options_class(model.method).documented()]
+    if needy:
+        notes.append(f"not shown, because it needs a set of people to hide among (reference=FILE): {', '.join(needy)}")
+    return [model.name for model in there if model.name not in needy]
 
 
 def _own_gallery(picture: ByteArray, points: npt.NDArray[Any]) -> Gallery:

@@ -57,3 +57,13 @@ def test_the_whole_demo(tiny_model, tmp_path):
     assert any("recovered, right key" in line for line in lines)
     assert not any("lantern" in line or "trains" in line for line in lines), "a passphrase was printed"
     assert max(len(line) for line in lines if "  " in line and not line.startswith(("dlib", "SFace"))) <= 100
+
+
+def test_what_needs_people_to_hide_among_is_a_note_and_not_an_error():
+    from facezoo.demo import _learned_models
+
+    notes: list[str] = []
+    shown = _learned_models((), notes)
+    assert "identity_rotation.faces128" in shown
+    assert not [name for name in shown if name.startswith("dp_kanonymity")]
+    assert any("dp_kanonymity" in note and "people to hide among" in note for note in notes)
