@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from facezoo.cli.common import Commands, add_command, import_part, names, positive, progress_bar
+from facezoo.cli.common import Commands, add_command, import_part, names, percent, positive, progress_bar
 from facezoo.errors import InputError
 
 AUDIT_FAILED = 8
@@ -37,7 +37,7 @@ def add_audit(commands: Commands) -> None:
         "--trained-with", type=names, default=(), metavar="NAMES", help="judges that the tool was trained with: marked"
     )
     parser.add_argument(
-        "--fail-above", type=_percent, default=0.0, metavar="PERCENT", help="pictures that may fail (default: 0)"
+        "--fail-above", type=percent, default=0.0, metavar="PERCENT", help="pictures that may fail (default: 0)"
     )
     parser.add_argument(
         "--thumbnails",
@@ -50,16 +50,6 @@ def add_audit(commands: Commands) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an older report")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(command=_audit)
-
-
-def _percent(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 100.0:  # NaN fails too
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of percent from 0 to 100")
-    return value
 
 
 def _thresholds(texts: list[str]) -> dict[str, float]:

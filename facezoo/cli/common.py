@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from facezoo.errors import FacezooError, InputError, OutputError
 from facezoo.tags import printable
@@ -53,53 +53,47 @@ def add_command(
     return parser
 
 
+_N = TypeVar("_N", int, float)
+
+
+def _checked(text: str, kind: Callable[[str], _N], fits: Callable[[_N], bool], what: str) -> _N:
+    """A number of the command line, or argparse's error that it is not ``what``; NaN fits nothing."""
+    value: _N | None = None
+    with contextlib.suppress(ValueError):
+        value = kind(text)
+    if value is None or not fits(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+    return value
+
+
 def positive(text: str) -> int:
     """Parses a whole number above 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return value
+    return _checked(text, int, lambda n: n >= 1, "a whole number above 0")
+
+
+def minutes(text: str) -> float:
+    """Parses a time in minutes."""
+    return _checked(text, float, lambda x: 0.0 < x < 1e7, "a number of minutes above 0")
+
+
+def whole(text: str) -> int:
+    """Parses a whole number from 0 on."""
+    return _checked(text, int, lambda n: 0 <= n < 2**63, "a whole number of 0 or more")
+
+
+def part(text: str) -> float:
+    """Parses a number between 0 and 1."""
+    return _checked(text, float, lambda x: 0.0 <= x <= 1.0, "a number from 0 to 1")
+
+
+def percent(text: str) -> float:
+    """Parses a number between 0 and 100."""
+    return _checked(text, float, lambda x: 0.0 <= x <= 100.0, "a number of percent from 0 to 100")
 
 
 def names(text: str) -> tuple[str, ...]:
     """Parses a list of names with commas between them."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def minutes(text: str) -> float:
-    """Parses a time in minutes."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < 1e7:  # NaN fails too
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
-    return value
-
-
-def whole(text: str) -> int:
-    """Parses a whole number from 0 on."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
-    return value
-
-
-def part(text: str) -> float:
-    """Parses a number between 0 and 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:  # NaN fails too
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
 
 
 def quality(text: str) -> int:
