@@ -206,7 +206,7 @@ def _lose_a_machine(kind: str, tmp_path: Path, repository: Path) -> None:
 def _flat(value: object) -> object:
     """Nested states as plain values that compare exactly."""
     if isinstance(value, torch.Tensor):
-        return (str(value.dtype), tuple(value.shape), value.contiguous().view(torch.uint8).numpy().tobytes())
+        return (str(value.dtype), tuple(value.shape), value.reshape(-1).view(torch.uint8).numpy().tobytes())
     if isinstance(value, dict):
         return {key: _flat(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
