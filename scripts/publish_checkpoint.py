@@ -86,7 +86,7 @@ def publish(exported: Path, evaluation: Path | None, root: Path = ROOT, curves: 
     verify_files(exported, manifest)
     name = manifest["name"]
     words = read_text(root / "MODEL_CARDS" / "text" / f"{name}.yaml")
-    manifest["card"] = words.get("card", {})
+    manifest["card"] |= words.get("card", {})  # the run has said where its labels come from
     manifest["training"] |= words.get("training", {})
     manifest |= {key: words[key] for key in ("status", "version", "licences", "paper", "summary") if key in words}
     manifest["metrics"] = {} if curves is None else figures_of_curves(curves, name)
@@ -105,12 +105,30 @@ def publish(exported: Path, evaluation: Path | None, root: Path = ROOT, curves: 
     folder = root / "checkpoints" / name
     # A file that lies in another checkpoint stays there.
     shared = {file.partition(".")[0]: entry["from"] for file, entry in manifest["files"].items() if "from" in entry}
+    shared |= unchanged(manifest, root / "checkpoints")
     own = {name: state for name, state in load_networks(exported, manifest).items() if name not in shared}
     write_checkpoint(folder, manifest, own, overwrite=True, shared=shared)
     registry = registry_file.registry_text(root / "checkpoints")
     atomic_write(root / "checkpoints" / "registry.json", registry.encode(), overwrite=True)
     card.write_cards(root / "checkpoints", root / "MODEL_CARDS")
     return folder
+
+
+def unchanged(manifest: Mapping[str, Any], checkpoints: Path) -> dict[str, str]:
+    """Networks that the run took from a bundled checkpoint and left bit for bit as they were: network -> checkpoint.
+
+    Raises:
+        CheckpointError: that checkpoint is damaged.
+    """
+    start = manifest["training"].get("started_from", {}).get("name", "")
+    if not start or not (checkpoints / start).is_dir():
+        return {}
+    theirs = read_manifest(checkpoints / start)[0]["files"]
+    return {
+        file.partition(".")[0]: theirs[file].get("from", start)
+        for file, entry in manifest["files"].items()
+        if file in theirs and theirs[file]["sha256"] == entry["sha256"]
+    }
 
 
 def main() -> int:
