@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Side = Literal["both", "discriminator", "generator"]
 
+_LEAST_RATE = 0.01
+"""What is left of the learning rates at the end of a phase that lets them fall."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
@@ -89,6 +92,8 @@ class PhasedModule(L.LightningModule):
         self.last_logs: dict[str, Tensor] = {}
         self.frozen: Mapping[str, frozenset[str]] = {}
         """Names of parameters, by network, that stay as they are although their network learns."""
+        self.decay_share = 0.0
+        """Share of each phase, at its end, over which the learning rates fall."""
 
     def networks(self) -> Mapping[str, nn.Module]:
         """The networks by the names that ``Phase.train`` and checkpoints use."""
@@ -149,6 +154,23 @@ class PhasedModule(L.LightningModule):
                 freeze_layers(self.networks()[name], self.frozen[name])
         return phase
 
+    def learning_rate_factor(self) -> float:
+        """What the learning rates are multiplied with in this batch: 1, then a straight line down to a hundredth."""
+        phase, position = self.locate(self.batches_seen)
+        falling = phase.batches * self.decay_share
+        if falling == 0:
+            return 1.0
+        return max(_LEAST_RATE, min(1.0, (phase.batches - position) / falling))
+
+    def _apply_learning_rates(self) -> None:
+        if self.decay_share == 0:
+            return
+        factor, found = self.learning_rate_factor(), self.optimizers()
+        for optimizer in found if isinstance(found, list) else [found]:
+            for group in optimizer.param_groups:
+                # A checkpoint brings the rates of its own batch; what they fall from is saved with them.
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
     # ------------------------------------------------------------------ randomness
     def generator_for(self, purpose: str) -> torch.Generator:
         """Random numbers that depend on (seed, batches seen, purpose) only: resumed and uninterrupted runs agree."""
@@ -186,8 +208,9 @@ class PhasedModule(L.LightningModule):
                 )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Applies the phase and keeps buffers equal on all ranks (manual optimisation never broadcasts them)."""
+        """Applies the phase and its learning rates and keeps buffers equal on all ranks (manual optimisation never broadcasts them)."""
         self.apply_phase()
+        self._apply_learning_rates()
         if self.world_size > 1:
             for buffer in self.buffers():
                 dist.broadcast(buffer, src=0)

@@ -33,6 +33,8 @@ class TrainConfig:
         held_out: Packed set that is never trained on, for stopping early; "" for none.
         patience: Looks at ``held_out`` without progress that end a phase; 0 never ends one early.
         look_every_batches: Batches between looks.
+        decay_share: Share of each phase, at its end, over which all learning rates fall in a straight line to a hundredth;
+            0 leaves them as they are.
         keep_last: Export the weights of the last batch too, beside the averaged ones (variant "last").
     """
 
@@ -51,6 +53,7 @@ class TrainConfig:
     held_out: str = ""
     patience: int = 0
     look_every_batches: int = 50
+    decay_share: float = 0.0
     keep_last: bool = False
 
     def __post_init__(self) -> None:
@@ -64,6 +67,8 @@ class TrainConfig:
             raise ValueError("patience must not be negative, and needs held_out: a packed set to look at")
         if not self.save_every_minutes > 0:
             raise ValueError(f"save_every_minutes must be above 0, not {self.save_every_minutes}")
+        if not 0 <= self.decay_share <= 1:
+            raise ValueError(f"decay_share must be from 0 to 1, not {self.decay_share}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must be from 0 to below 1, not {self.ema_decay}")
 

@@ -174,6 +174,7 @@ def train(
     if init_from is not None and not resume:
         _start_from(module, Path(init_from), init_networks, folder)
     module.frozen = _frozen(module, settings.freeze, folder)
+    module.decay_share = settings.decay_share
     if settings.channels_last:
         module.to(memory_format=torch.channels_last)
     if settings.compile:

@@ -126,6 +126,23 @@ class TestRuns:
         assert first.seen + second.seen == whole[0].seen
         assert torch.equal(weights(second, ema), weights(*whole))
 
+    def test_learning_rates_fall_at_the_end_of_each_phase(self, tmp_path, data, whole):
+        """.4 of 5 and of 9 batches: the last 2 and 3.6; by hand, and the same through a stop in the middle of a fall."""
+        module, whole_average = run(tmp_path / "a", data, decay_share=0.4)
+        factors = [1, 1, 1, 1, 1 / 2, 1, 1, 1, 1, 1, 1, 3 / 3.6, 2 / 3.6, 1 / 3.6]
+        assert module.rates == [pytest.approx((0.01 * f, 0.01 * f)) for f in factors]
+        assert whole[0].rates == [(0.01, 0.01)] * 14
+        first, _ = run(tmp_path / "b", data, stop_at=12, decay_share=0.4)
+        second, ema = run(tmp_path / "b", data, resume=True, decay_share=0.4)
+        assert first.rates + second.rates == module.rates
+        assert torch.equal(weights(second, ema), weights(module, whole_average))
+
+    def test_learning_rates_never_fall_to_nothing(self):
+        module = Toy()
+        module.decay_share = 1e-3
+        module.batches_seen = 10_000
+        assert module.learning_rate_factor() == 0.01
+
     def test_average_by_hand(self, whole):
         """Only batches of phases in which the network learns count, with the warm-up of the decay."""
         module, ema = whole

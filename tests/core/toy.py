@@ -39,6 +39,7 @@ class Toy(PhasedModule):
         )
         self.stop_at = stop_at
         self.seen: list[tuple[int, str, str, list[int]]] = []
+        self.rates: list[tuple[float, float]] = []
 
     def networks(self) -> dict[str, nn.Module]:
         return {"encoder": self.encoder, "generator": self.generator, "discriminator": self.discriminator}
@@ -49,6 +50,7 @@ class Toy(PhasedModule):
 
     def step(self, batch: dict[str, Tensor], phase: Phase, side: Side) -> dict[str, Tensor]:
         optimizer, discriminator_optimizer = self.optimizers()
+        self.rates.append((optimizer.param_groups[0]["lr"], discriminator_optimizer.param_groups[0]["lr"]))
         x = batch["image"].float() / 127.5 - 1
         noise = self.share(torch.randn(len(x) * self.world_size, 3, 16, 16, generator=self.generator_for("noise")))
         y = self.generator(self.encoder(x + 0.1 * noise))
@@ -93,9 +95,12 @@ def make_set(path: Path, count: int = 11, size: int = 16, dim: int = 0) -> Path:
     return path
 
 
-def run(folder: Path, data: Path, *, resume: bool = False, stop_at: int = -1) -> tuple[Toy, NetworkEMA]:
+def run(
+    folder: Path, data: Path, *, resume: bool = False, stop_at: int = -1, decay_share: float = 0.0
+) -> tuple[Toy, NetworkEMA]:
     """Trains the toy in ``folder``; with ``stop_at`` a SIGTERM arrives in that batch."""
     module, ema = Toy(stop_at), NetworkEMA(("generator",), 0.9)
+    module.decay_share = decay_share
     batches = PackedBatches([data], 16, ())
     preemption = Preemption(folder / "last.ckpt", 1e9, None)
     sampler = StepSampler(len(batches), 3, 1, 0, 5, lambda: module.batches_seen)
