@@ -208,7 +208,7 @@ class PhasedModule(L.LightningModule):
                 )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Applies the phase and its learning rates and keeps buffers equal on all ranks (manual optimisation never broadcasts them)."""
+        """Applies the phase and its rates; keeps buffers equal on all ranks (manual optimisation sends none)."""
         self.apply_phase()
         self._apply_learning_rates()
         if self.world_size > 1:

@@ -33,8 +33,8 @@ class TrainConfig:
         held_out: Packed set that is never trained on, for stopping early; "" for none.
         patience: Looks at ``held_out`` without progress that end a phase; 0 never ends one early.
         look_every_batches: Batches between looks.
-        decay_share: Share of each phase, at its end, over which all learning rates fall in a straight line to a hundredth;
-            0 leaves them as they are.
+        decay_share: Share of each phase, at its end, over which all learning rates fall in a straight line to a
+            hundredth; 0 leaves them as they are.
         keep_last: Export the weights of the last batch too, beside the averaged ones (variant "last").
     """
 

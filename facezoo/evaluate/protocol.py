@@ -31,17 +31,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facezoo.data.packed import PackedFaces
-from facezoo.errors import CheckpointError, FacezooError, InputError
+from facezoo.errors import FacezooError, InputError
 from facezoo.evaluate.formats import DEFAULT_FORMATS, check_format, through_file
 from facezoo.evaluate.judges import Judge, own_encoder, to_pictures, to_tensor
 from facezoo.evaluate.sanity import SANITY_ROWS, sanity_pictures
 from facezoo.evaluate.subjects import EvaluationKeys, as_face_method
 from facezoo.files import sha256_file
+from facezoo.frozen import load_lpips
 from facezoo.keys import Key
 from facezoo.methods.base import Recovered
 from facezoo.metrics import bootstrap_mean, psnr, ssim, wilson
-from facezoo.metrics.networks import load_lpips
-from facezoo.nets.lpips import LPIPS
 from facezoo.recognition import Recogniser, list_recognisers, load_recogniser
 from facezoo.recognition.window import TemplateWindow
 
@@ -180,7 +179,7 @@ class _Run:
             reason = own_encoder(recogniser, sorted(self.identity_encoders), self.gallery)
             if reason is not None:
                 self.taught[recogniser.name] = reason
-        self.perceptual = _find_lpips()
+        self.perceptual = load_lpips()
         self.embeddings: dict[str, dict[str, npt.NDArray[np.float64]]] = {judge.name: {} for judge in self.judges}
         self.progress = _Progress(self._total(), settings.progress)
 
@@ -368,14 +367,6 @@ class _Run:
         result["sanity"] = self.sanity()
         self.progress.bar.close()
         return result
-
-
-def _find_lpips() -> LPIPS | None:
-    """LPIPS, or None where its weights are not found."""
-    try:
-        return load_lpips()
-    except CheckpointError:
-        return None
 
 
 def hardware(device: str) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class TestRuns:
         assert torch.equal(weights(second, ema), weights(*whole))
 
     def test_learning_rates_fall_at_the_end_of_each_phase(self, tmp_path, data, whole):
-        """.4 of 5 and of 9 batches: the last 2 and 3.6; by hand, and the same through a stop in the middle of a fall."""
+        """.4 of 5 and of 9 batches: the last 2 and 3.6; by hand, and the same through a stop."""
         module, whole_average = run(tmp_path / "a", data, decay_share=0.4)
         factors = [1, 1, 1, 1, 1 / 2, 1, 1, 1, 1, 1, 1, 3 / 3.6, 2 / 3.6, 1 / 3.6]
         assert module.rates == [pytest.approx((0.01 * f, 0.01 * f)) for f in factors]
