@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facezoo.data.packed import PackedFaces, write_packed
-from facezoo.errors import InputError, OutputError, RecordError, UnknownNameError
+from facezoo.errors import CheckpointError, InputError, OutputError, RecordError, UnknownNameError
 from facezoo.evaluate import EvaluationSettings, evaluate_model, markdown_report, run_evaluation, through_file
 from facezoo.evaluate.sanity import sanity_pictures
 from facezoo.evaluate.subjects import EvaluationKeys
@@ -319,6 +319,14 @@ def test_bad_arguments_are_refused_before_the_work(packed, tmp_path):
     with pytest.raises(OutputError):
         run_evaluation("no_such_model", packed.path, tmp_path)
     assert (tmp_path / "evaluation.json").read_text() == "older"
+
+
+def test_a_damaged_lpips_file_is_told(packed, tmp_path, monkeypatch):
+    """Without the file the column stays empty; a broken one is an error, not an empty column."""
+    (tmp_path / "lpips_alex.safetensors").write_bytes(b"broken")
+    monkeypatch.setenv("FACEZOO_WEIGHTS", str(tmp_path))
+    with pytest.raises(CheckpointError, match="lpips_alex"):
+        evaluate_model(Cipher(), packed, name="x", judges=[judge("a")], settings=SETTINGS)
 
 
 def test_the_report_shows_the_figures(cipher_result):
