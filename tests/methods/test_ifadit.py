@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import pickle
@@ -494,6 +495,36 @@ class TestTraining:
         figures = measure_keys(method.networks.key_whitening, method.networks.generator.mapping, 16)
         assert abs(figures.whitened) < 0.02
 
+    def test_generator_learns_before_phase_one_and_never_after(self, tmp_path):
+        """Bit by bit, its mapping network never: keys come from it. What ships has no discriminator."""
+        folder = generator_checkpoint(tmp_path / "g")
+        recipe = recipe_of(tmp_path, generator=str(folder), adapt_batches=2, r1_every=2)
+        output, states = tmp_path / "run", []
+        for overrides in (["config.disentangle_batches=0", "config.transform_batches=0"], []):
+            train(recipe, output=output, overrides=overrides, accelerator="cpu")
+            states.append(torch.load(output / "last.ckpt", weights_only=True)["state_dict"])
+        module = IFaditTraining(TINY | {"generator": str(folder), "adapt_batches": 2}, seed=0)
+        module.prepare_data_files([], torch.device("cpu"))
+        start, adapted, end = module.state_dict(), *states
+
+        def same(before: dict[str, Tensor], after: dict[str, Tensor], prefix: str) -> bool:
+            names = [n for n in before if n.startswith(prefix)]
+            assert names
+            return all(torch.equal(before[n], after[n]) for n in names)
+
+        assert same(start, end, "model.generator.mapping.")
+        for network in ("model.generator.synthesis.", "model.attribute_encoder.", "model.mapper.", "discriminator."):
+            assert not same(start, adapted, network), network
+        for network in ("model.generator.", "discriminator."):
+            assert same(adapted, end, network), network
+        for network in ("model.flow.", "model.compensation."):
+            assert same(start, adapted, network), network
+            assert not same(adapted, end, network), network
+        assert not (output / "checkpoint" / "discriminator.safetensors").exists()
+        with (output / "log.csv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert [bool(row["adapt/r1"]) for row in rows[:2]] == [True, False]
+
     @pytest.mark.parametrize(
         ("changes", "networks", "names"),
         [
@@ -523,9 +554,9 @@ class TestTraining:
         for recompute in (False, True):
             module = IFaditTraining(TINY | {"recompute": recompute}, seed=0)
             module._identities = functional.normalize(torch.eye(128)[:7] + 0.1, dim=1)
-            faces, identity, latents, made = module._inputs(batch)
+            faces, identity, latents, made = module._inputs(batch, 0.5)
             attributes = module.model.attributes(faces)
-            first, _ = module._disentangle(faces, identity, attributes, latents, made)
+            first, _, _ = module._disentangle(faces, identity, attributes, latents, made)
             second, _ = module._transform(faces, identity, attributes)
             (first + second).backward()
             results.append({n: p.grad for n, p in module.named_parameters() if p.grad is not None})
@@ -556,9 +587,9 @@ class TestTraining:
             monkeypatch.setattr(IFaditTraining, "world_size", world)
             monkeypatch.setattr(IFaditTraining, "global_rank", rank)
             module._gather = gather
-            faces, identity, latents, made = module._inputs({k: v[rank::world] for k, v in batch.items()})
+            faces, identity, latents, made = module._inputs({k: v[rank::world] for k, v in batch.items()}, 0.5)
             attributes = module.model.attributes(faces)
-            first, _ = module._disentangle(faces, identity, attributes, latents, made)
+            first, _, _ = module._disentangle(faces, identity, attributes, latents, made)
             second, _ = module._transform(faces, identity, attributes)
             (first + second).backward()
             return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
@@ -599,11 +630,11 @@ class TestTraining:
             "image": torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8),
             module.embedding_field: torch.randn(4, 128),
         }
-        first, again = module._inputs(batch), module._inputs(batch)
+        first, again = module._inputs(batch, 0.5), module._inputs(batch, 0.5)
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
         assert first[3].tolist() == [False, True, False, True]
         module.batches_seen = 1
-        other = module._inputs(batch)
+        other = module._inputs(batch, 0.5)
         assert torch.equal(other[0][0], first[0][0])
         assert not torch.equal(other[0][1], first[0][1])
         drawn = module.model.enlarge(module.model.draw(first[2][1:2]))

@@ -28,6 +28,7 @@ from facezoo.methods.stylegan2.people import StyleGAN2
 from facezoo.methods.stylegan2.training import StyleGAN2Training
 from facezoo.nets.stylegan2 import Discriminator, Generator
 from facezoo.nets.stylegan2.augment import AdaptiveStrength, Transforms, apply_transforms, draw_transforms
+from facezoo.nets.stylegan2.discriminator import r1_penalty
 from tests.core.toy import make_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -67,7 +68,7 @@ def test_r1_by_hand():
     """D(x) = sum of a x^2 / 2 has the gradient a x; its squared norm's gradient by a is 2 a x^2."""
     pictures = torch.full((2, 3, 4, 4), 0.5, requires_grad=True)
     factor = torch.tensor(3.0, requires_grad=True)
-    penalty = losses.r1_penalty((factor * pictures.square() / 2).sum((1, 2, 3)), pictures)
+    penalty = r1_penalty((factor * pictures.square() / 2).sum((1, 2, 3)), pictures)
     assert penalty.item() == pytest.approx(48 * 1.5**2)
     penalty.backward()
     assert factor.grad.item() == pytest.approx(48 * 2 * 3 * 0.25)

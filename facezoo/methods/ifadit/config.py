@@ -89,6 +89,14 @@ class IFaditConfig:
         generated_share: Part of each batch that is made by the generator instead of read from the set (paper: 1, a set
             of 70,000 such faces; here they are drawn on the fly).
         generated_truncation: Truncation of those faces (not given in the paper).
+        adapt_batches: Length of a phase before phase I in which the generator's synthesis goes on learning, together
+            with E_Attr and M, under the losses of phase I and a discriminator's: a small generator that never had to
+            draw a given face draws it badly (ours). After it the generator is frozen, as it always is in the paper.
+        adapt_learning_rate: Adam, of generator and discriminator in that phase (StyleGAN2: 2e-3).
+        lambda_adversarial: Weight of the logistic adversarial loss in that phase.
+        r1_gamma: Weight of R1 (half of it multiplies the squared gradient); joins every ``r1_every``-th batch with
+            ``r1_every`` times its weight.
+        r1_every: See there.
         single_phase: All losses and networks together from the start (the paper's ablation "w/o DPT").
         disentangle_batches: Length of phase I.
         transform_batches: Length of phase II (paper: about 150,000 for both).
@@ -153,6 +161,11 @@ class IFaditConfig:
 
     generated_share: float = 1.0
     generated_truncation: float = 0.7
+    adapt_batches: int = 0
+    adapt_learning_rate: float = 2e-3
+    lambda_adversarial: float = 0.1
+    r1_gamma: float = 0.5
+    r1_every: int = 16
     single_phase: bool = False
     disentangle_batches: int = 75_000
     transform_batches: int = 75_000
@@ -180,6 +193,10 @@ class IFaditConfig:
         for name in ("swap_share", "generated_share", "key_shrinkage"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a part between 0 and 1")
+        if self.adapt_batches < 0 or self.r1_every < 1:
+            raise ValueError("adapt_batches must not be negative, and r1_every at least 1")
+        if self.adapt_batches and self.single_phase:
+            raise ValueError("single_phase has no phase before it: leave out adapt_batches")
         for name in ("recovered_weights", "changed_weights"):
             if len(getattr(self, name)) != 4:
                 raise ValueError(f"{name} needs four numbers: L1, LPIPS, landmarks, face parser")

@@ -3,7 +3,8 @@
 Paper: Yuan et al., "iFADIT: Invertible Face Anonymization via Disentangled Identity Transform", section 3.5, losses
 (12)-(22). Recogniser and generator are frozen always; in each phase so are the networks of the other.
 
-What is ours, all of it off in the paper's recipe: identities of other faces in phase I (``swap_share``: reconstruction
+What is ours, all of it off in the paper's recipe: a phase before the two in which the generator learns to draw given
+faces (``adapt_batches``), identities of other faces in phase I (``swap_share``: reconstruction
 alone does not make M listen to the identity), a mask (``masked``), the spherical flow, losses on latents and on C. In
 both phases a part of the batch may be drawn by the generator (``generated_share``; in the paper all of it is).
 """
@@ -30,13 +31,16 @@ from facezoo.methods.ifadit.config import IFaditConfig
 from facezoo.methods.ifadit.frozen import LossNetworks, load_generator, load_loss_networks
 from facezoo.methods.ifadit.keygen import fit_whitening, random_noise
 from facezoo.methods.ifadit.model import IFaditNetworks
+from facezoo.nets.patch_discriminator import discriminator_loss, generator_loss
+from facezoo.nets.stylegan2 import Discriminator
+from facezoo.nets.stylegan2.discriminator import r1_penalty
 from facezoo.recognition import load_recogniser
 
 _ONE = ("attribute_encoder", "mapper")
 
 
 class IFaditTraining(PhasedModule):
-    """LightningModule of both phases.
+    """LightningModule of both phases, and of the one before them.
 
     Args:
         config: Plain dict of ``IFaditConfig``.
@@ -60,10 +64,14 @@ class IFaditTraining(PhasedModule):
         self.model = IFaditNetworks(c)
         self.shipped = tuple(self.model.networks())
         self._two = ("flow", "compensation") if c.compensate else ("flow",)
+        if c.adapt_batches:
+            self.discriminator = Discriminator(c.generator_config)
+        before = (Phase("adapt", c.adapt_batches, (*_ONE, "generator", "discriminator")),) if c.adapt_batches else ()
         self.phases = (
             (Phase("together", c.disentangle_batches + c.transform_batches, (*_ONE, *self._two)),)
             if c.single_phase
             else (
+                *before,
                 Phase("disentangle", c.disentangle_batches, _ONE),
                 Phase("transform", c.transform_batches, self._two),
             )
@@ -73,8 +81,8 @@ class IFaditTraining(PhasedModule):
         self._identities = torch.zeros(0, c.identity_dim)
 
     def networks(self) -> Mapping[str, nn.Module]:
-        """All networks by name; generator and whitening never learn."""
-        return self.model.networks()
+        """All networks by name; the whitening never learns, the generator before phase I only."""
+        return self.model.networks() | ({"discriminator": self.discriminator} if self.config.adapt_batches else {})
 
     def prepare_data_files(self, paths: Sequence[Path], device: torch.device) -> None:
         """Reads every frozen network, and adds the identity vectors to the packed files, computed once.
@@ -119,34 +127,52 @@ class IFaditTraining(PhasedModule):
         return self._loss_networks[0].to(self.device)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Two Adams, one a phase; each holds its parameters in every phase."""
+        """Two Adams, one a phase, and two more for ``adapt_batches``; each holds its parameters in every phase."""
         c, nets = self.config, self.networks()
-        return [
+        found: list[torch.optim.Optimizer] = [
             torch.optim.Adam(
                 [p for name in names for p in nets[name].parameters()], lr=c.learning_rate, betas=(c.beta1, c.beta2)
             )
             for names in (_ONE, self._two)
         ]
+        if c.adapt_batches:
+            # The mapping network is left as it is: keys and made people come from it.
+            for network in (self.model.generator.synthesis, self.discriminator):
+                found.append(torch.optim.Adam(network.parameters(), lr=c.adapt_learning_rate, betas=(0.0, 0.99)))
+        return found
 
     # ------------------------------------------------------------------ steps
     def step(self, batch: dict[str, Tensor], phase: Phase, side: Side) -> dict[str, Tensor]:
         """One batch; ``batch`` has uint8 ``image`` ``(B, 3, S, S)`` and the embeddings ``(B, D)``."""
-        faces, identity, latents, made = self._inputs(batch)
+        # While the generator learns, nothing is learned from it.
+        share = 0.0 if phase.name == "adapt" else self.config.generated_share
+        faces, identity, latents, made = self._inputs(batch, share)
         optimizers = cast(Sequence[Any], self.optimizers())
         logs: dict[str, Tensor] = {}
         total = torch.zeros((), device=faces.device)
         attributes: Tensor | None = None
-        if phase.name in ("disentangle", "together"):
+        shown = faces
+        if phase.name in ("adapt", "disentangle", "together"):
             attributes = self.model.attributes(faces)
-            loss, found = self._disentangle(faces, identity, attributes, latents, made)
+            loss, found, shown = self._disentangle(faces, identity, attributes, latents, made)
             total, logs = total + loss, logs | found
+        if phase.name == "adapt":
+            self.discriminator.requires_grad_(False)
+            logs["adversarial"] = generator_loss([self.discriminator(shown)], "log")
+            self.discriminator.requires_grad_(True)
+            total = total + self.config.lambda_adversarial * logs["adversarial"]
         if phase.name in ("transform", "together"):
             if attributes is None:
                 with torch.no_grad():
                     attributes = self.model.attributes(faces)
             loss, found = self._transform(faces, identity, attributes)
             total, logs = total + loss, logs | found
-        chosen = {"disentangle": optimizers[:1], "transform": optimizers[1:], "together": optimizers}[phase.name]
+        chosen = {
+            "adapt": [*optimizers[:1], *optimizers[2:3]],
+            "disentangle": optimizers[:1],
+            "transform": optimizers[1:2],
+            "together": optimizers,
+        }[phase.name]
         for optimizer in chosen:
             optimizer.zero_grad()
         self.manual_backward(total)
@@ -156,15 +182,33 @@ class IFaditTraining(PhasedModule):
                     optimizer, gradient_clip_val=self.config.gradient_clip, gradient_clip_algorithm="norm"
                 )
             optimizer.step()
+        if phase.name == "adapt":
+            logs |= self._discriminate(optimizers[3], self.model.shrink(faces), shown.detach())
         return {name: value.detach() for name, value in (logs | {"total": total}).items()}
 
-    def _inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _discriminate(self, optimizer: Any, real: Tensor, drawn: Tensor) -> dict[str, Tensor]:
+        """The discriminator's side of a batch, with lazy R1."""
+        c = self.config
+        penalised = c.r1_gamma > 0 and self.batches_seen % c.r1_every == 0
+        real = real.detach().requires_grad_(penalised)
+        logits = self.discriminator(real)
+        loss = discriminator_loss([logits], [self.discriminator(drawn)], "log")
+        logs = {"discriminator": loss}
+        if penalised:
+            logs["r1"] = r1_penalty(logits, real)
+            loss = loss + c.r1_gamma / 2 * c.r1_every * logs["r1"]
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return logs
+
+    def _inputs(self, batch: dict[str, Tensor], generated_share: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Faces in [-1, 1], identities, latents of the generator-made ones (0 elsewhere), and which those are."""
         c = self.config
         faces = batch["image"].float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
         identity = functional.normalize(batch[self.embedding_field].float(), dim=-1)
         latents = torch.zeros(len(faces), c.generator_config.num_ws, c.w_dim, device=faces.device)
-        made = self._spread(len(faces), c.generated_share)
+        made = self._spread(len(faces), generated_share)
         if not bool(made.any()):
             return faces, identity, latents, made
         rng = self.generator_for("made faces")
@@ -184,8 +228,8 @@ class IFaditTraining(PhasedModule):
 
     def _disentangle(
         self, faces: Tensor, identity: Tensor, attributes: Tensor, latents: Tensor, made: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_P1, equations (12)-(14)."""
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """L_P1, equations (12)-(14); also what was drawn, ``(B, 3, R, R)``, as the losses see it."""
         c, model = self.config, self.model
         whole = len(faces) * self.world_size
         # Swapped rows are counted from the end of the batch, so that they are not always the generator's.
@@ -231,7 +275,7 @@ class IFaditTraining(PhasedModule):
             weight = (made & ~swapped).float()
             error = ((drawn - latents).square().flatten(1).mean(1) * weight).sum() / len(faces)
             total, logs["w"] = total + c.lambda_w * error, error
-        return total, logs
+        return total, logs, shown
 
     def _transform(self, faces: Tensor, identity: Tensor, attributes: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """L_P2, equations (15)-(22): two secrets, one for all people of the batch and one of their own each."""

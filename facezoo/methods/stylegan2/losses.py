@@ -1,4 +1,4 @@
-"""Losses of StyleGAN2: logistic, R1, path length. All in float32, whatever the precision of the networks."""
+"""Losses of StyleGAN2 beside R1: logistic, path length. All in float32, whatever the precision of the networks."""
 
 from __future__ import annotations
 
@@ -17,20 +17,6 @@ def generator_loss(fake: Tensor) -> Tensor:
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Logistic loss: means of ``-log sigmoid(D(x))`` and ``-log(1 - sigmoid(D(G(z))))``, added; logits ``(B,)``."""
     return functional.softplus(-real.float()).mean() + functional.softplus(fake.float()).mean()
-
-
-def r1_penalty(real: Tensor, pictures: Tensor) -> Tensor:
-    """Squared norm of the gradient of D at real pictures (Mescheder et al. 2018), mean over the batch.
-
-    Args:
-        real: Logits ``(B,)``, computed from ``pictures``.
-        pictures: ``(B, 3, R, R)`` that require a gradient.
-
-    Returns:
-        Scalar with a graph; the loss is ``gamma / 2`` times it.
-    """
-    (gradient,) = torch.autograd.grad(real.sum(), pictures, create_graph=True)
-    return gradient.float().square().sum((1, 2, 3)).mean()
 
 
 def path_lengths(pictures: Tensor, ws: Tensor, noise: Tensor) -> Tensor:

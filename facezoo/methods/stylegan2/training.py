@@ -24,6 +24,7 @@ from facezoo.methods.stylegan2 import losses
 from facezoo.methods.stylegan2.config import StyleGAN2TrainingConfig
 from facezoo.nets.stylegan2 import Discriminator, Generator
 from facezoo.nets.stylegan2.augment import AdaptiveStrength, apply_transforms, draw_transforms
+from facezoo.nets.stylegan2.discriminator import r1_penalty
 
 _SHEET_TRUNCATION = 0.7
 
@@ -129,7 +130,7 @@ class StyleGAN2Training(PhasedModule):
             loss_d = losses.discriminator_loss(logits_real, logits_fake)
             total = loss_d
             if penalised:
-                r1 = losses.r1_penalty(logits_real, shown)
+                r1 = r1_penalty(logits_real, shown)
                 gamma = c.r1_gamma * (size / c.resolution) ** 2
                 total = total + gamma / 2 * c.r1_every * r1
                 logs["r1"] = r1

@@ -112,3 +112,17 @@ class Discriminator(nn.Module):
             known = ", ".join([*self.entries, str(self.config.resolution)])
             raise ValueError(f"pictures of {side} pixels cannot enter this discriminator; it takes {known}")
         return self.entries[str(side)]
+
+
+def r1_penalty(real: Tensor, pictures: Tensor) -> Tensor:
+    """Squared norm of the gradient of D at real pictures (Mescheder et al. 2018), mean over the batch.
+
+    Args:
+        real: Logits ``(B,)``, computed from ``pictures``.
+        pictures: ``(B, 3, R, R)`` that require a gradient.
+
+    Returns:
+        Scalar with a graph; the loss is ``gamma / 2`` times it.
+    """
+    (gradient,) = torch.autograd.grad(real.sum(), pictures, create_graph=True)
+    return gradient.float().square().sum((1, 2, 3)).mean()
