@@ -66,6 +66,17 @@ def test_the_guess_is_the_painters_face_inside_the_mask(networks):
     outside = networks.generator_mask < 1e-6
     assert torch.equal(guess[..., outside], small[..., outside])
     assert not torch.equal(networks.guess(small, features, asked), guess)
+    # Edits are parts of requests: +2 is the second value, -2 the first, and what is between lies between.
+    degrees = torch.tensor([[2.0, 0.0, 0.0]] * 2)
+    assert torch.equal(networks.guess(small, features, nothing, degrees), networks.guess(small, features, asked))
+    assert torch.equal(networks.guess(small, features, nothing, 0 * degrees), guess)
+    half = networks.guess(small, features, nothing, degrees / 2)
+    assert not torch.equal(half, guess)
+    assert not torch.equal(half, networks.guess(small, features, asked))
+    networks.request_shift.content[0] = -networks.request_shift.content[1]  # as fitting makes them
+    networks.request_shift.features[0] = -networks.request_shift.features[1]
+    minus = networks.guess(small, features, nothing, -degrees)
+    assert torch.allclose(minus, networks.guess(small, features, torch.tensor([[0, -1, -1]] * 2)), atol=1e-5)
     # A password of bits moves nothing here: it acts in the network behind the guess.
     zero = networks.en(faces, torch.zeros(2, 8).long(), nothing, features)[0]
     one = networks.en(faces, torch.ones(2, 8).long(), nothing, features)[0]

@@ -200,14 +200,22 @@ class AttributedNetworks(nn.Module):
         scale = self.config.generator_scale
         return faces if scale == 1 else functional.avg_pool2d(faces, scale)
 
-    def guess(self, small: Tensor, features: Tensor, attributes: Tensor) -> Tensor:
+    def guess(self, small: Tensor, features: Tensor, attributes: Tensor, degrees: Tensor | None = None) -> Tensor:
         """What the anonymizing network sees of faces at its size.
 
-        See ``content_grid``, ``linear_painter``, ``painter_generator_widths`` and ``request_feature_strength``.
+        See ``content_grid``, ``linear_painter``, ``painter_generator_widths`` and ``request_feature_strength``. Degrees
+        ``(B, A)`` of edits move what is painted from as requests do, by parts: +2 is as far as asking for the second
+        value of an attribute, -2 as far as asking for the first.
         """
         c = self.config
         if isinstance(self.request_shift, RequestShift):
-            moved, content = self.request_shift(self.one_hot(attributes))
+            asked = self.one_hot(attributes)
+            if degrees is not None:
+                # Edits exist of attributes with two values only.
+                sizes = [len(ATTRIBUTES[name].values) for name in c.attributes]
+                for i, size in enumerate(sizes):
+                    asked[:, sum(sizes[:i]) + min(1, size - 1)] += degrees[:, i] / 2
+            moved, content = self.request_shift(asked)
             features = features + c.request_feature_strength * moved.to(features)
             shift = functional.interpolate(content, size=small.shape[-2:], mode="bilinear", align_corners=False)
             changed = small + c.request_content_strength * self.generator_mask * shift.to(small)

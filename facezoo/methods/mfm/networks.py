@@ -66,7 +66,7 @@ class MfMNetworks(AttributedNetworks):
         condition = torch.cat([self.condition(bits, attributes), direction], dim=1)
         style = self.style(self.modifier_style, features, bits)
         hiding = bool(self.config.content_grid) and not recover
-        seen = self.guess(faces, features, attributes) if hiding else faces
+        seen = self.guess(faces, features, attributes, degrees) if hiding else faces
         latent = self.modifier.latent(seen, condition, style, phasors)
         if degrees is not None:
             latent = latent + self.latent_directions(degrees).to(latent.dtype)

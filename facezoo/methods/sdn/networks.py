@@ -58,7 +58,7 @@ class SDNNetworks(AttributedNetworks):
         condition = self.condition(bits, attributes)
         style = self.style(self.encoder_style, features, bits)
         small = self.shrink(faces)
-        seen = self.guess(small, features, attributes) if self.config.content_grid else small
+        seen = self.guess(small, features, attributes, degrees) if self.config.content_grid else small
         latent = self.encoder.latent(seen, condition, style)
         if degrees is not None:
             latent = latent + self.latent_directions(degrees).to(latent.dtype)
