@@ -80,6 +80,28 @@ def test_there_are_recipes(method: str):
     assert any("no_information" in stem for stem in stems), "the ablations are recipes"
 
 
+@pytest.mark.parametrize(
+    ("name", "switches"),
+    [
+        ("sdn/faces64_cpu_no_dual_inference", {"dual_inference"}),
+        ("sdn/faces64_cpu_no_information", {"lambda_realism", "lambda_recovery"}),
+        ("sdn/faces64_cpu_ratio10", {"discriminator_ratio", "alternate_batches"}),
+        ("mfm/faces64_cpu_no_information", {"lambda_acceptability", "lambda_recovery"}),
+        ("mfm/faces64_cpu_fifth", {"discriminator_ratio", "modify_batches"}),
+    ],
+)
+def test_an_ablation_changes_its_switch_and_nothing_else(name: str, switches: set[str]):
+    """As many generator batches too, or two things would be compared at once."""
+    path = REPOSITORY / "recipes" / f"{name}.yaml"
+    base, ablation = load_recipe(path.parent / "faces64_cpu.yaml"), load_recipe(path)
+    both = {**base.config, **ablation.config}
+    assert {key for key in both if base.config.get(key) != ablation.config.get(key)} == switches
+    assert base.train == ablation.train
+    assert base.data == ablation.data
+    length = "alternate_batches" if base.method == "sdn" else "modify_batches"
+    assert base.config[length] / (ratio(base) + 1) == ablation.config[length] / (ratio(ablation) + 1)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=IDS)
 def test_keys_names_and_room(path: Path):
     recipe = load_recipe(path)
