@@ -65,6 +65,10 @@ def test_card_and_figures_are_there(name: str, repository: Path):
     assert (repository / "MODEL_CARDS" / f"{name}.md").is_file()
 
 
+RECOVERED = {"mfm.faces64": 0.55}
+"""dlib's distance after recovery that a checkpoint stays below; the others .45. MfM's one network is less exact."""
+
+
 @pytest.mark.parametrize("name", HIDING)
 def test_public_domain_picture_there_and_back(name: str, tmp_path: Path, monkeypatch):
     """The whole way through a saved PNG, judged by dlib's network at the distance that its author publishes, 0.6."""
@@ -94,7 +98,7 @@ def test_public_domain_picture_there_and_back(name: str, tmp_path: Path, monkeyp
         options = {} if record is None else {"record": False}
         right = model.recover(saved, RIGHT, **options)
         assert all(face.verified for face in right.report.faces)
-        assert (distances(right.picture.pixels) < 0.55).all()
+        assert (distances(right.picture.pixels) < RECOVERED.get(name, 0.45)).all()
     wrong = model.recover(saved, WRONG, record=False)
     assert not any(face.verified for face in wrong.report.faces)
     assert (distances(wrong.picture.pixels) > 0.55).all()
