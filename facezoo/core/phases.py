@@ -165,8 +165,8 @@ class PhasedModule(L.LightningModule):
     def _apply_learning_rates(self) -> None:
         if self.decay_share == 0:
             return
-        factor, found = self.learning_rate_factor(), self.optimizers()
-        for optimizer in found if isinstance(found, list) else [found]:
+        factor = self.learning_rate_factor()
+        for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
                 # A checkpoint brings the rates of its own batch; what they fall from is saved with them.
                 group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor

@@ -211,10 +211,9 @@ class AttributedNetworks(nn.Module):
         if isinstance(self.request_shift, RequestShift):
             asked = self.one_hot(attributes)
             if degrees is not None:
-                # Edits exist of attributes with two values only.
-                sizes = [len(ATTRIBUTES[name].values) for name in c.attributes]
-                for i, size in enumerate(sizes):
-                    asked[:, sum(sizes[:i]) + min(1, size - 1)] += degrees[:, i] / 2
+                sizes = torch.tensor([len(ATTRIBUTES[name].values) for name in c.attributes], device=asked.device)
+                second = self.one_hot(torch.ones_like(attributes))
+                asked = asked + second * degrees.repeat_interleave(sizes, dim=1) / 2
             moved, content = self.request_shift(asked)
             features = features + c.request_feature_strength * moved.to(features)
             shift = functional.interpolate(content, size=small.shape[-2:], mode="bilinear", align_corners=False)
