@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import pickle
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facezoo import frozen as unshipped
+from facezoo.core import saved_file
 from facezoo.core.recipe import load_recipe
 from facezoo.core.run import train
 from facezoo.errors import CheckpointError, InputError, KeyMaterialError
+from facezoo.faces.align import crop_faces
 from facezoo.keys import Key
 from facezoo.methods.base import FaceContext
 from facezoo.methods.ifadit import frozen, losses, training
@@ -228,13 +231,6 @@ class TestLosses:
         ).tolist() == pytest.approx([expected] * 2)
         none = LossNetworks(None, None, None)
         assert losses.image_terms(x, y, none, (10, 0, 0, 0), {}).tolist() == pytest.approx([5.0] * 2)
-
-    def test_rounding_is_that_of_a_file_and_passes_the_gradient(self):
-        x = (torch.rand(1, 3, 8, 8) * 2.4 - 1.2).requires_grad_()
-        y = losses.to_8_bit(x)
-        assert torch.allclose((y + 1) * 127.5, ((y + 1) * 127.5).round(), atol=1e-4)
-        y.sum().backward()
-        assert torch.equal(x.grad, (x.detach().abs() <= 1).float())
 
 
 class TestNetworks:
@@ -525,6 +521,29 @@ class TestTraining:
             rows = list(csv.DictReader(stream))
         assert [bool(row["adapt/r1"]) for row in rows[:2]] == [True, False]
 
+    def test_the_code_is_learned_last_and_moves_nothing_else(self, tmp_path):
+        """Bit by bit; the other phases leave its networks alone, and the exported model has them."""
+        recipe = recipe_of(tmp_path, code_channels=4, conceal_width=16, conceal_blocks=1, conceal_batches=2)
+        output, states = tmp_path / "run", []
+        for overrides in (["config.conceal_batches=0"], []):
+            train(recipe, output=output, overrides=overrides, accelerator="cpu")
+            states.append(torch.load(output / "last.ckpt", weights_only=True)["state_dict"])
+        code = {"code_encoder", "code_embedder", "code_extractor", "revealer"}
+        widths = {"code_channels": 4, "conceal_width": 16, "conceal_blocks": 1}
+        start = IFaditTraining(TINY | widths, seed=0).state_dict()
+        before, after = states
+        assert all(torch.equal(start[n], before[n]) for n in start if n.split(".")[1] in code)
+        learned = {n.split(".")[1] for n in before if not torch.equal(before[n], after[n])}
+        assert learned == code
+        assert code <= {path.stem for path in (output / "checkpoint").glob("*.safetensors")}
+        with (output / "log.csv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert float(rows[-1]["conceal/extract"]) > 0
+
+    def test_a_phase_without_a_code_to_learn_is_refused(self):
+        with pytest.raises(ValueError, match="set code_channels"):
+            config(conceal_batches=5)
+
     @pytest.mark.parametrize(
         ("changes", "networks", "names"),
         [
@@ -674,12 +693,52 @@ class TestMethod:
         assert torch.allclose(method.anonymize(x[1:], FaceContext(key=KEY)), first[1:], atol=1e-5)
 
     def test_recovery_uses_the_key_and_tells_nothing(self, method):
-        hidden = losses.to_8_bit(method.anonymize(faces(), FaceContext(key=KEY)))
+        hidden = saved_file.to_8_bit(method.anonymize(faces(), FaceContext(key=KEY)))
         right, wrong = (method.recover(hidden, FaceContext(key=k)) for k in (KEY, OTHER))
         assert right.verified == [None, None]
         assert (right.faces - wrong.faces).abs().mean() > 0.01
         empty = method.recover(hidden[:0], FaceContext(key=KEY))
         assert len(empty.faces) == len(empty.verified) == 0
+
+    def test_code_reveals_for_its_key_and_the_flow_answers_any_other(self, method):
+        """The networks of the code start as plain modulation: readable without any training. The revealer is not."""
+        torch.manual_seed(0)
+        networks = IFaditNetworks(config(mapper_residual=True, code_channels=4, conceal_width=16, conceal_blocks=1))
+        networks.load_state_dict(method.networks.state_dict(), strict=False)
+        coded = IFadit(networks, method.recogniser)
+        x, off = faces(), FaceContext(key=KEY, options={"conceal": False})
+        hidden = saved_file.to_8_bit(coded.anonymize(x, FaceContext(key=KEY)))
+        plain = coded.anonymize(x, off)
+        assert torch.equal(plain, method.anonymize(x, FaceContext(key=KEY)))
+        assert 0.005 < (hidden - plain).abs().mean() < 0.05
+        right, wrong = (coded.recover(hidden, FaceContext(key=k)) for k in (KEY, OTHER))
+        assert (right.verified, wrong.verified) == ([True, True], [False, False])
+        by_flow = coded.recover(hidden, FaceContext(key=OTHER, options={"conceal": False}))
+        assert by_flow.verified == [None, None]
+        assert torch.equal(by_flow.faces, wrong.faces), "a wrong key gets what the flow says"
+        assert (right.faces - coded.recover(hidden, off).faces).abs().mean() > 0.05
+
+    def test_crops_are_found_again_by_the_code(self, method):
+        """A detector that is 5 pixels off: the pilots lead back to the place. Without a code nothing is moved."""
+        start = np.array([[[1.0, 0.0, 3.0], [0.0, 1.0, -2.5]]])
+        assert np.array_equal(method.place_crops(start), start)
+        assert method.align_for_recovery(None, start, FaceContext()) is start
+        torch.manual_seed(0)
+        networks = IFaditNetworks(config(code_channels=4, conceal_width=16, conceal_blocks=1))
+        coded = IFadit(networks, method.recogniser)
+        assert coded.align_for_recovery(None, start, FaceContext(options={"conceal": False})) is start
+        place = np.array([[[1.0, 0.0, -16.0], [0.0, 1.0, -16.0]]])
+        assert np.allclose(coded.place_crops(place + np.array([[0, 0, 1.5], [0, 0, -1.5]])), place)
+        hidden = saved_file.to_8_bit(coded.anonymize(faces(1), FaceContext(key=KEY)))
+        canvas = functional.pad(hidden, (16, 16, 16, 16), mode="replicate")[0]
+        pixels = ((canvas + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+
+        def crop(moved: np.ndarray) -> Tensor:
+            cut = crop_faces(pixels, moved.astype(np.float32), 64)
+            return torch.from_numpy(cut).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+        found = coded.align_for_recovery(crop, place + np.array([[0, 0, 5.0], [0, 0, -4.0]]), FaceContext(key=KEY))
+        assert np.allclose(found, place, atol=1e-6)
 
     def test_parts_left_out(self, method):
         x = faces(3)
@@ -756,3 +815,21 @@ def test_recipes_of_the_paper_say_what_the_paper_says():
     assert c.changed_weights == (0.01, 0.1, 0.1, 0.01)
     assert (c.flow_sphere, c.masked, c.swap_share, c.attribute_grid, c.lambda_compensate) == (False, False, 0, 0, 0)
     assert c.generated_share == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "switch"),
+    [
+        ("nodiv", "lambda_div"),
+        ("noimg", "lambda_img"),
+        ("nocompensation", "compensate"),
+        ("singlephase", "single_phase"),
+    ],
+)
+def test_an_ablation_changes_its_switch_and_nothing_else(name, switch):
+    base, ablation = load_recipe("ifadit/faces64_cpu"), load_recipe(f"ifadit/ablation_{name}")
+    default = {field.name: field.default for field in dataclasses.fields(IFaditConfig)}
+    changed = {k for k in ablation.config if ablation.config[k] != base.config.get(k, default[k])}
+    assert changed == {switch}
+    assert set(base.config) <= set(ablation.config)
+    assert (base.train, base.data) == (ablation.train, ablation.data)

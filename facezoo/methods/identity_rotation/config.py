@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from facezoo.concealment.config import ConcealConfig
+
 
 @dataclasses.dataclass(frozen=True)
-class IdentityRotationConfig:
+class IdentityRotationConfig(ConcealConfig):
     """Plain numbers only, so that checkpoints load with ``weights_only=True``.
+
+    The code of the pictures and phase 2, in which it is learned, are described in ``ConcealConfig``.
 
     Attributes:
         size: Side of the aligned crop in pixels (book: 256).
@@ -29,15 +33,10 @@ class IdentityRotationConfig:
         discriminator_width: First width of a patch discriminator.
         discriminator_layers: Strided convolutions of a patch discriminator.
         discriminator_scales: Number of discriminators m (not given in the book).
-        code_channels: Phasors in each 4x4-pixel cell of the concealed code.
-        conceal_width: Width of the concealing and revealing networks.
-        conceal_blocks: Residual blocks of each of them.
-        residual_limit: Largest change of a pixel by the concealed code, in units of the [-1, 1] range.
 
         learning_rate: Adam, lr 4e-4 (book, 6.4.1).
         beta1: Adam, 0 (book).
         beta2: Adam, .999 (book).
-        conceal_learning_rate: Learning rate of the second phase (ours).
         lambda_adv: .1 (book, 6.4.1).
         lambda_id: 5 (book).
         lambda_attr: 10 (book).
@@ -54,17 +53,7 @@ class IdentityRotationConfig:
         recogniser_jitter: Largest random shift, as a part of the size, before the loss's recogniser sees a picture:
             an adversarial pattern does not survive it, a changed face does.
 
-        lambda_extract: Weight of the code's phasor error.
-        lambda_reveal: Weight of the recovered picture's mean absolute error.
-        lambda_reveal_ssim: Weight of 1 - SSIM of the recovered picture.
-        lambda_residual: Weight of the mean squared residual.
-        jpeg_share: Part of the batches that pass a simulated JPEG file.
-        jpeg_quality_low: Lowest simulated quality.
-        jpeg_quality_high: Highest simulated quality.
-        shift_share: Part of the batches that are resampled (a recovery with slightly wrong landmarks or another scale).
-
         disentangle_batches: Length of phase 1.
-        conceal_batches: Length of phase 2.
     """
 
     size: int = 256
@@ -80,15 +69,10 @@ class IdentityRotationConfig:
     discriminator_width: int = 64
     discriminator_layers: int = 4
     discriminator_scales: int = 3
-    code_channels: int = 4
-    conceal_width: int = 128
-    conceal_blocks: int = 4
-    residual_limit: float = 0.08
 
     learning_rate: float = 4e-4
     beta1: float = 0.0
     beta2: float = 0.999
-    conceal_learning_rate: float = 1e-3
     lambda_adv: float = 0.1
     lambda_id: float = 5.0
     lambda_attr: float = 10.0
@@ -101,17 +85,7 @@ class IdentityRotationConfig:
     swap_every: int = 1
     recogniser_jitter: float = 0.03
 
-    lambda_extract: float = 1.0
-    lambda_reveal: float = 10.0
-    lambda_reveal_ssim: float = 1.0
-    lambda_residual: float = 10.0
-    jpeg_share: float = 0.5
-    jpeg_quality_low: int = 80
-    jpeg_quality_high: int = 98
-    shift_share: float = 0.2
-
     disentangle_batches: int = 200_000
-    conceal_batches: int = 50_000
 
     def __post_init__(self) -> None:
         """Checks what would otherwise fail late.

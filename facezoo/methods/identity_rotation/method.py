@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facezoo.concealment import placement
+from facezoo.concealment.code import find_crops, read_code, write_code
 from facezoo.keys import Key
 from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_faces
 from facezoo.methods.checkpoints import checkpoint_config, fill_networks
@@ -94,10 +95,7 @@ class IdentityRotation(LearnedMethod):
         rotated = rotate(self.recogniser(crops), self._reference(key), rotation_degrees(options.level))
         result = self.networks.cover(crops, functional.normalize(rotated, dim=-1))
         if options.conceal:
-            nonces = [self.networks.layout.face_nonce(key, crop) for crop in crops]
-            angles = self.networks.code_encoder(crops)
-            phasors = self.networks.layout.encrypt(angles, [key] * len(crops), nonces)
-            result = result + self.networks.code_embedder(result, phasors)
+            result = write_code(self.networks, crops, result, key)
         return result.clamp(-1, 1).to(faces)
 
     @torch.no_grad()
@@ -109,17 +107,9 @@ class IdentityRotation(LearnedMethod):
         if len(faces) == 0:
             return Recovered(faces.clone(), [])
         crops = self._on_device(faces)
-        result = torch.empty_like(crops)
-        fits = [False] * len(crops)
+        result, fits = crops.clone(), [False] * len(crops)
         if options.conceal:
-            layout = self.networks.layout
-            extracted = self.networks.code_extractor(crops)
-            headers = [layout.read_header(phasors, key) for phasors in extracted]
-            fits = [fit for _, fit in headers]
-            if any(fits):
-                rows = [i for i, fit in enumerate(fits) if fit]
-                decrypted = torch.stack([layout.decrypt(extracted[i], key, headers[i][0]) for i in rows])
-                result[rows] = self.networks.revealer(crops[rows], decrypted)
+            result, fits = read_code(self.networks, crops, key)
         rest = [i for i, fit in enumerate(fits) if not fit]
         if rest:
             result[rest] = self._closed_form(crops[rest], key, options.level)
@@ -152,13 +142,7 @@ class IdentityRotation(LearnedMethod):
         transforms: np.ndarray[Any, np.dtype[Any]],
         context: FaceContext,
     ) -> np.ndarray[Any, np.dtype[Any]]:
-        """Finds the places of the crops by the code's pilots; see ``Method.align_for_recovery``.
-
-        A crop without readable pilots stays where the detector put it; its code will then not fit any key.
-        """
-        size = self.networks.config.size
-
-        def read(moved: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
-            return self.networks.code_extractor(self._on_device(crop(moved))).cpu()
-
-        return np.stack([placement.find(start, size, read, self.networks.layout) for start in transforms])
+        """Finds the places of the crops by the code's pilots; see ``Method.align_for_recovery``."""
+        return find_crops(
+            self.networks, lambda moved: self._on_device(crop(moved)), transforms, self.networks.config.size
+        )

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
+from facezoo.concealment.code import add_code_networks
 from facezoo.concealment.phase_code import CodeLayout
 from facezoo.faces.mask import face_mask
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
-from facezoo.nets.concealed_code import CELL, CodeEmbedder, CodeEncoder, CodeExtractor, Revealer
 from facezoo.nets.disentangled import DisentangledPainter
 
 
 class IdentityRotationNetworks(DisentangledPainter):
     """The painter of faces, and the four networks of the concealed code."""
+
+    code_encoder: nn.Module
+    code_embedder: nn.Module
+    code_extractor: nn.Module
+    revealer: nn.Module
+    layout: CodeLayout
 
     def __init__(self, config: IdentityRotationConfig) -> None:
         c = config
@@ -29,9 +36,6 @@ class IdentityRotationNetworks(DisentangledPainter):
             generator_mask=torch.from_numpy(face_mask(c.generator_size).copy()),
         )
         self.config = c
-        width, blocks = c.conceal_width, c.conceal_blocks
-        self.code_encoder = CodeEncoder(c.code_channels, width, max(1, blocks - 1))
-        self.code_embedder = CodeEmbedder(c.code_channels, width, max(1, blocks - 1), c.residual_limit)
-        self.code_extractor = CodeExtractor(c.code_channels, width, blocks)
-        self.revealer = Revealer(c.code_channels, width, blocks)
-        self.layout = CodeLayout(c.code_channels, c.size // CELL, "identity_rotation/code")
+        add_code_networks(
+            self, c.code_channels, c.conceal_width, c.conceal_blocks, c.residual_limit, c.size, "identity_rotation/code"
+        )

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from facezoo.concealment.code import CODE_NETWORKS
+from facezoo.concealment.training import conceal_rows, conceal_step
 from facezoo.core import saved_file
 from facezoo.core.batches import PackedBatches
 from facezoo.core.configuration import build_strict
@@ -35,7 +36,6 @@ from facezoo.methods.identity_rotation import losses
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
 from facezoo.methods.identity_rotation.rotation import PRIVACY_LEVELS, rotate, rotation_degrees
-from facezoo.nets.concealed_code import to_phasors, turn
 from facezoo.nets.linear_painter import LinearPainter
 from facezoo.nets.patch_discriminator import MultiScaleDiscriminator, discriminator_loss, generator_loss
 from facezoo.recognition import load_recogniser
@@ -71,7 +71,7 @@ class IdentityRotationTraining(PhasedModule):
         )
         self.phases = (
             Phase("disentangle", c.disentangle_batches, ("attribute_encoder", "generator", "discriminator")),
-            Phase("conceal", c.conceal_batches, ("code_encoder", "code_embedder", "code_extractor", "revealer")),
+            Phase("conceal", c.conceal_batches, CODE_NETWORKS),
         )
         self._recogniser: list[nn.Module] = []  # in a list: frozen, large, and no part of the checkpoint
         self._identities = torch.zeros(0, c.identity_dim)
@@ -125,7 +125,7 @@ class IdentityRotationTraining(PhasedModule):
             torch.optim.Adam(parameters("attribute_encoder", "generator"), lr=c.learning_rate, betas=betas),
             torch.optim.Adam(parameters("discriminator"), lr=c.learning_rate, betas=betas),
             torch.optim.Adam(
-                parameters("code_encoder", "code_embedder", "code_extractor", "revealer"),
+                parameters(*CODE_NETWORKS),
                 lr=c.conceal_learning_rate,
                 betas=(0.9, c.beta2),
             ),
@@ -222,68 +222,9 @@ class IdentityRotationTraining(PhasedModule):
         return {name: value.detach() for name, value in logs.items()}
 
     def _conceal(self, faces: Tensor, identity: Tensor) -> dict[str, Tensor]:
-        c = self.config
-        optimizer = self._optimizers()[2]
-        whole = len(faces) * self.world_size
         with torch.no_grad():
-            cover = self.model.cover(faces, self._rotated(identity, whole, "rotation"))
-        rng = self.generator_for("stream")
-        side = c.size // 4
-        stream = self.share(torch.rand(whole, c.code_channels, side, side, generator=rng)) * 2 * math.pi
-        layout = self.model.layout
-        with optimizer.toggle_model():
-            angles = self.model.code_encoder(faces)
-            encrypted = angles + stream
-            flat = encrypted.flatten(1).clone()
-            flat[:, layout.pilots] = layout.pilot_angles.to(flat)
-            phasors = to_phasors(flat.view_as(encrypted))
-            residual = self.model.code_embedder(cover, phasors)
-            saved = self._saved(cover + residual)
-            extracted = self.model.code_extractor(saved)
-            extract = functional.mse_loss(extracted, phasors)
-            mask = layout.payload_mask.to(faces.device).repeat(2, 1, 1)
-            # Early on the reader is still blind; a part of the batch is given the true phasors with noise instead, so
-            # that code encoder and revealer learn meanwhile. The part falls to zero in a tenth of the phase.
-            position = self.locate(self.batches_seen)[1]
-            help_share = max(0.0, 1 - position / max(1.0, 0.1 * c.conceal_batches))
-            helped = self.share(torch.rand(whole, generator=rng) < help_share)
-            noisy = phasors + 0.3 * self.share(torch.randn(whole, *phasors.shape[1:], generator=rng))
-            read = torch.where(helped[:, None, None, None], noisy, extracted)
-            revealed = self.model.revealer(saved, turn(read, -stream) * mask)
-            l1, dissimilarity = saved_file.reveal_loss(revealed, faces)
-            change = residual.square().mean()
-            total = (
-                c.lambda_extract * extract
-                + c.lambda_reveal * l1
-                + c.lambda_reveal_ssim * dissimilarity
-                + c.lambda_residual * change
-            )
-            optimizer.zero_grad()
-            self.manual_backward(total)
-            self.clip_gradients(optimizer, gradient_clip_val=1.0, gradient_clip_algorithm="norm")
-            optimizer.step()
-        psnr = -10 * torch.log10(functional.mse_loss(revealed.detach(), faces) / 4)
-        logs = {"extract": extract, "l1": l1, "ssim": 1 - dissimilarity, "psnr": psnr, "residual": change.sqrt()}
-        return {name: value.detach() for name, value in logs.items()}
-
-    def _saved(self, picture: Tensor) -> Tensor:
-        """What a file does to the picture: 8 bits always; JPEG or resampling in a part of the batches."""
-        c = self.config
-        rng = self.generator_for("file")
-        draw, amount = torch.rand(2, generator=rng).tolist()
-        if self.locate(self.batches_seen)[1] < 0.1 * c.conceal_batches:
-            return saved_file.to_8_bit(picture)  # first learn to read a clean file
-        whole = len(picture) * self.world_size
-        quality = torch.rand(whole, generator=rng) * (c.jpeg_quality_high - c.jpeg_quality_low) + c.jpeg_quality_low
-        offsets = (torch.rand(whole, 2, generator=rng) - 0.5) / c.size  # up to half a pixel
-        if draw < c.shift_share / 2:
-            return saved_file.jitter(saved_file.to_8_bit(picture), self.share(offsets))
-        if draw < c.shift_share:
-            side = int(c.size * (0.75 + 0.75 * amount))
-            return saved_file.to_8_bit(saved_file.through_resize(saved_file.to_8_bit(picture), side))
-        if draw < c.shift_share + c.jpeg_share:
-            return saved_file.to_8_bit(saved_file.through_jpeg(saved_file.to_8_bit(picture), self.share(quality)))
-        return saved_file.to_8_bit(picture)
+            cover = self.model.cover(faces, self._rotated(identity, len(faces) * self.world_size, "rotation"))
+        return conceal_step(self, self.model, self.config, self._optimizers()[2], faces, cover)
 
     def _optimizers(self) -> Sequence[Any]:
         optimizers = self.optimizers()
@@ -314,17 +255,7 @@ class IdentityRotationTraining(PhasedModule):
             ]
             rows += [("key A", covers[0]), ("key B", covers[1])]
             if self.locate(self.batches_seen)[0].name == "conceal":
-                angles = model.code_encoder(faces)
-                stream = torch.rand(angles.shape, generator=rng).to(angles) * 2 * math.pi
-                phasors = to_phasors(angles + stream)
-                saved = saved_file.to_8_bit(covers[0] + model.code_embedder(covers[0], phasors))
-                mask = model.layout.payload_mask.to(faces.device).repeat(2, 1, 1)
-                read = model.code_extractor(saved)
-                rows += [
-                    ("key A with the code", saved),
-                    ("recovered", model.revealer(saved, turn(read, -stream) * mask)),
-                    ("10 x the code", (saved - covers[0]).mul(10).clamp(-1, 1)),
-                ]
+                rows += conceal_rows(model, faces, covers[0], rng)
             return rows
         finally:
             for name, network in live.items():

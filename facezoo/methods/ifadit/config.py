@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
+from facezoo.concealment.config import ConcealConfig
 from facezoo.nets.stylegan2.config import StyleGAN2Config
 
 
 @dataclasses.dataclass(frozen=True)
-class IFaditConfig:
+class IFaditConfig(ConcealConfig):
     """Plain numbers only, so that checkpoints load with ``weights_only=True``. "Paper" is Yuan et al., iFADIT.
 
-    The defaults are the paper's where it gives a number. What is marked "ours" is 0 or off by default.
+    The defaults are the paper's where it gives a number. What is marked "ours" is 0 or off by default. So is the code
+    that pictures may carry (``ConcealConfig``): none unless ``code_channels`` is above 0.
 
     Attributes:
         size: Side of the aligned crop in pixels (paper: 256).
@@ -97,7 +99,7 @@ class IFaditConfig:
         r1_gamma: Weight of R1 (half of it multiplies the squared gradient); joins every ``r1_every``-th batch with
             ``r1_every`` times its weight.
         r1_every: See there.
-        single_phase: All losses and networks together from the start (the paper's ablation "w/o DPT").
+        single_phase: Phases I and II in one, all losses and networks together (the paper's ablation "w/o DPT").
         disentangle_batches: Length of phase I.
         transform_batches: Length of phase II (paper: about 150,000 for both).
     """
@@ -170,6 +172,9 @@ class IFaditConfig:
     disentangle_batches: int = 75_000
     transform_batches: int = 75_000
 
+    code_channels: int = 0
+    conceal_batches: int = 0
+
     def __post_init__(self) -> None:
         """Checks what would otherwise fail late.
 
@@ -195,11 +200,13 @@ class IFaditConfig:
                 raise ValueError(f"{name} is a part between 0 and 1")
         if self.adapt_batches < 0 or self.r1_every < 1:
             raise ValueError("adapt_batches must not be negative, and r1_every at least 1")
-        if self.adapt_batches and self.single_phase:
-            raise ValueError("single_phase has no phase before it: leave out adapt_batches")
         for name in ("recovered_weights", "changed_weights"):
             if len(getattr(self, name)) != 4:
                 raise ValueError(f"{name} needs four numbers: L1, LPIPS, landmarks, face parser")
+        if self.conceal_batches and not self.code_channels:
+            raise ValueError("conceal_batches without a code to learn: set code_channels (4 in identity_rotation's)")
+        if self.code_channels and self.size % 16:
+            raise ValueError("size must be a multiple of 16 for a code (JPEG's blocks with halved colour)")
         if self.key_samples <= self.w_dim:
             raise ValueError(f"key_samples must exceed w_dim {self.w_dim}, or the covariance has no inverse")
 

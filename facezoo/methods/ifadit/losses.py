@@ -111,10 +111,3 @@ def image_terms(
         # The norm of a zero vector has no gradient.
         total = total + weights[3] * (difference.square().flatten(1).mean(1) + 1e-12).sqrt()
     return total
-
-
-def to_8_bit(faces: Tensor) -> Tensor:
-    """Clips to [-1, 1] and rounds to 256 levels, as a file does; the gradient passes the rounding unchanged."""
-    clipped = faces.clamp(-1, 1)
-    rounded = ((clipped + 1) * 127.5).round() / 127.5 - 1
-    return clipped + (rounded - clipped).detach()

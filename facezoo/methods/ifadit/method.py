@@ -6,11 +6,15 @@ Paper: Yuan et al., "iFADIT: Invertible Face Anonymization via Disentangled Iden
 from the saved picture X'; its mask comes from X' too. A wrong key gives somebody else, and nothing in the picture says
 whether a key was right: ``verified`` is None.
 
+A model with ``code_channels`` (ours) hides an encrypted code in the picture too. Where its tag fits the key the
+original is revealed from it; where it does not, the flow gives what that key says.
+
 Deviations from the paper: see README.md in this folder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -20,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facezoo.concealment import placement
+from facezoo.concealment.code import find_crops, read_code, write_code
 from facezoo.errors import InputError
 from facezoo.faces.mask import border_taper
 from facezoo.frozen import load_landmarks, load_parser
@@ -91,27 +97,64 @@ class IFadit(LearnedMethod):
         options = cast(IFaditOptions, self.resolve_options(context))
         if len(faces) == 0:
             return faces.clone()
-        crops, mask = self._prepared(faces, options)
+        crops = self._on_device(faces)
+        mask = self._mask(crops, options)
         identity = self.recogniser(crops)
         attributes = self._attributes(crops, identity, options.refine_steps)
         painted = self.networks.paint(self.networks.transform(identity, self._key_vector(key, len(crops))), attributes)
-        return self.networks.blend(crops, painted, mask).clamp(-1, 1).to(faces)
+        result = self.networks.blend(crops, painted, mask)
+        if self._carries_code(options):
+            result = write_code(self.networks, crops, result, key)
+        return result.clamp(-1, 1).to(faces)
 
     @torch.no_grad()
     def recover(self, faces: Tensor, context: FaceContext) -> Recovered:
-        """See ``Method.recover``; the method cannot tell a right key from a wrong one."""
+        """See ``Method.recover``; ``verified`` says whether the code's tag fits, and is None for a picture without one.
+
+        By the flow alone the method cannot tell a right key from a wrong one.
+        """
         check_faces(faces, self.name, self.crop_size)
         key = self.require_key(context)
         options = cast(IFaditOptions, self.resolve_options(context))
         if len(faces) == 0:
             return Recovered(faces.clone(), [])
-        crops, mask = self._prepared(faces, options)
+        crops = self._on_device(faces)
+        if not self._carries_code(options):
+            return Recovered(self._undone(crops, key, options).clamp(-1, 1).to(faces), [None] * len(faces))
+        result, fits = read_code(self.networks, crops, key)
+        if rest := [i for i, fit in enumerate(fits) if not fit]:
+            result[rest] = self._undone(crops[rest], key, options)
+        return Recovered(result.clamp(-1, 1).to(faces), list(fits))
+
+    def _undone(self, crops: Tensor, key: Key, options: IFaditOptions) -> Tensor:
+        """Recovery by the inverse flow, equation (10)."""
         shown = self.networks.compensate(self.recogniser(crops))
         # The picture at hand was painted with the transformed identity: that is what its attributes are fitted with.
         attributes = self._attributes(crops, shown, options.refine_steps)
         identity = self.networks.undo(shown, self._key_vector(key, len(crops)))
-        painted = self.networks.paint(identity, attributes)
-        return Recovered(self.networks.blend(crops, painted, mask).clamp(-1, 1).to(faces), [None] * len(faces))
+        return self.networks.blend(crops, self.networks.paint(identity, attributes), self._mask(crops, options))
+
+    def _carries_code(self, options: IFaditOptions) -> bool:
+        return options.conceal and self.networks.config.code_channels > 0
+
+    # ------------------------------------------------------------------ whole pictures
+    def place_crops(self, transforms: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+        """With a code crops lie on a coarse grid, so that recovery can find them; see ``placement``."""
+        config = self.networks.config
+        return placement.snapped(transforms, config.size) if config.code_channels else transforms
+
+    @torch.no_grad()
+    def align_for_recovery(
+        self,
+        crop: Callable[[np.ndarray[Any, np.dtype[Any]]], Tensor],
+        transforms: np.ndarray[Any, np.dtype[Any]],
+        context: FaceContext,
+    ) -> np.ndarray[Any, np.dtype[Any]]:
+        """Finds the places of the crops by the code's pilots; see ``Method.align_for_recovery``."""
+        if not self._carries_code(cast(IFaditOptions, self.resolve_options(context))):
+            return transforms
+        size = self.networks.config.size
+        return find_crops(self.networks, lambda moved: self._on_device(crop(moved)), transforms, size)
 
     # ------------------------------------------------------------------ what a picture is made of
     @torch.no_grad()
@@ -175,10 +218,6 @@ class IFadit(LearnedMethod):
             return latents.detach()
 
     # ------------------------------------------------------------------ masks
-    def _prepared(self, faces: Tensor, options: IFaditOptions) -> tuple[Tensor, Tensor]:
-        crops = self._on_device(faces)
-        return crops, self._mask(crops, options)
-
     def _mask(self, crops: Tensor, options: IFaditOptions) -> Tensor:
         """Soft masks of the pictures at hand, ``(S, S)`` or ``(B, 1, S, S)``, 0 on the crop's border."""
         if options.mask == "template":

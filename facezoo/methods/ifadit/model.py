@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facezoo.concealment.code import add_code_networks
+from facezoo.concealment.phase_code import CodeLayout
 from facezoo.faces.mask import face_mask
 from facezoo.methods.ifadit.config import IFaditConfig
 from facezoo.methods.ifadit.keygen import KeyWhitening
@@ -28,10 +30,18 @@ from facezoo.nets.stylegan2.generator import Generator
 
 
 class IFaditNetworks(nn.Module):
-    """Frozen generator, attribute encoder, M, T (the secure identity flow), C and the whitening of keys."""
+    """Frozen generator, attribute encoder, M, T (the secure identity flow), C, the whitening of keys; the code's four.
+
+    The code's networks are there with ``code_channels`` only.
+    """
 
     mask: Tensor
     generator_mask: Tensor
+    code_encoder: nn.Module
+    code_embedder: nn.Module
+    code_extractor: nn.Module
+    revealer: nn.Module
+    layout: CodeLayout
 
     def __init__(self, config: IFaditConfig) -> None:
         super().__init__()
@@ -51,6 +61,10 @@ class IFaditNetworks(nn.Module):
             IdentityCompensation(c.identity_dim, c.compensation_hidden) if c.compensate else nn.Identity()
         )
         self.key_whitening = KeyWhitening(c.w_dim)
+        if c.code_channels:
+            add_code_networks(
+                self, c.code_channels, c.conceal_width, c.conceal_blocks, c.residual_limit, c.size, "ifadit/code"
+            )
         self.scale = math.sqrt(c.identity_dim)
         small_mask = torch.from_numpy(face_mask(c.generator_resolution).copy())
         self.register_buffer("generator_mask", small_mask, persistent=False)

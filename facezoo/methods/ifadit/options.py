@@ -10,7 +10,7 @@ from facezoo.methods.options import Options, option
 
 @dataclass(frozen=True)
 class IFaditOptions(Options):
-    """Where the face is replaced, and how much time is spent on each picture."""
+    """Where the face is replaced, how much time is spent on each picture, and what it is recovered from."""
 
     method: ClassVar[str] = "ifadit"
 
@@ -50,4 +50,13 @@ class IFaditOptions(Options):
         source="paper, 3.4.2 (its width is not given)",
         minimum=0,
         maximum=20,
+    )
+    conceal: bool = option(
+        True,
+        kind="flag",
+        doc=(
+            "hide the encrypted code in the picture, where the model has one; off: the paper's method alone, recovered "
+            "through the flow and the generator only"
+        ),
+        source="ours, see the method's README",
     )

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from facezoo.concealment.code import CODE_NETWORKS
+from facezoo.concealment.training import conceal_rows, conceal_step
+from facezoo.core import saved_file
 from facezoo.core.batches import PackedBatches
 from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, PhasedModule, Side
@@ -66,15 +69,18 @@ class IFaditTraining(PhasedModule):
         self._two = ("flow", "compensation") if c.compensate else ("flow",)
         if c.adapt_batches:
             self.discriminator = Discriminator(c.generator_config)
-        before = (Phase("adapt", c.adapt_batches, (*_ONE, "generator", "discriminator")),) if c.adapt_batches else ()
+        both = c.disentangle_batches + c.transform_batches
         self.phases = (
-            (Phase("together", c.disentangle_batches + c.transform_batches, (*_ONE, *self._two)),)
-            if c.single_phase
-            else (
-                *before,
-                Phase("disentangle", c.disentangle_batches, _ONE),
-                Phase("transform", c.transform_batches, self._two),
-            )
+            *((Phase("adapt", c.adapt_batches, (*_ONE, "generator", "discriminator")),) if c.adapt_batches else ()),
+            *(
+                (Phase("together", both, (*_ONE, *self._two)),)
+                if c.single_phase
+                else (
+                    Phase("disentangle", c.disentangle_batches, _ONE),
+                    Phase("transform", c.transform_batches, self._two),
+                )
+            ),
+            *((Phase("conceal", c.conceal_batches, CODE_NETWORKS),) if c.code_channels else ()),
         )
         self._recogniser: list[nn.Module] = []  # in lists: frozen, and no part of the checkpoint
         self._loss_networks: list[LossNetworks] = []
@@ -91,6 +97,8 @@ class IFaditTraining(PhasedModule):
             InputError: a loss needs a network that is not there; told now and not hours later, in phase two.
             CheckpointError: the generator's checkpoint does not fit.
         """
+        if self.config.conceal_batches and self.config.jpeg_share > 0:
+            saved_file.jpeg_codec()
         load_generator(self.model.generator, self.config)
         self._loss_networks = [load_loss_networks(self.config)]
         for path in paths:
@@ -127,7 +135,7 @@ class IFaditTraining(PhasedModule):
         return self._loss_networks[0].to(self.device)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Two Adams, one a phase, and two more for ``adapt_batches``; each holds its parameters in every phase."""
+        """Two Adams, one a phase, two more for ``adapt_batches``, one for the code; each holds its own throughout."""
         c, nets = self.config, self.networks()
         found: list[torch.optim.Optimizer] = [
             torch.optim.Adam(
@@ -139,15 +147,20 @@ class IFaditTraining(PhasedModule):
             # The mapping network is left as it is: keys and made people come from it.
             for network in (self.model.generator.synthesis, self.discriminator):
                 found.append(torch.optim.Adam(network.parameters(), lr=c.adapt_learning_rate, betas=(0.0, 0.99)))
+        if c.code_channels:
+            parameters = [p for name in CODE_NETWORKS for p in nets[name].parameters()]
+            found.append(torch.optim.Adam(parameters, lr=c.conceal_learning_rate, betas=(0.9, c.beta2)))
         return found
 
     # ------------------------------------------------------------------ steps
     def step(self, batch: dict[str, Tensor], phase: Phase, side: Side) -> dict[str, Tensor]:
         """One batch; ``batch`` has uint8 ``image`` ``(B, 3, S, S)`` and the embeddings ``(B, D)``."""
-        # While the generator learns, nothing is learned from it.
-        share = 0.0 if phase.name == "adapt" else self.config.generated_share
+        # While the generator learns, nothing is learned from it; and people carry the code, not what it makes.
+        share = 0.0 if phase.name in ("adapt", "conceal") else self.config.generated_share
         faces, identity, latents, made = self._inputs(batch, share)
         optimizers = cast(Sequence[Any], self.optimizers())
+        if phase.name == "conceal":
+            return conceal_step(self, self.model, self.config, optimizers[-1], faces, self._cover(faces, identity))
         logs: dict[str, Tensor] = {}
         total = torch.zeros((), device=faces.device)
         attributes: Tensor | None = None
@@ -171,7 +184,7 @@ class IFaditTraining(PhasedModule):
             "adapt": [*optimizers[:1], *optimizers[2:3]],
             "disentangle": optimizers[:1],
             "transform": optimizers[1:2],
-            "together": optimizers,
+            "together": optimizers[:2],
         }[phase.name]
         for optimizer in chosen:
             optimizer.zero_grad()
@@ -215,7 +228,7 @@ class IFaditTraining(PhasedModule):
         noise = self.share(torch.randn(len(faces) * self.world_size, c.z_dim, generator=rng))[made]
         with torch.no_grad():
             drawn = self.model.generator.w(noise, c.generated_truncation).to(faces)
-            pictures = losses.to_8_bit(self.model.enlarge(self.model.draw(drawn).float()))
+            pictures = saved_file.to_8_bit(self.model.enlarge(self.model.draw(drawn).float()))
             latents[made] = drawn
             faces[made] = pictures
             identity[made] = self.recogniser(pictures)
@@ -289,7 +302,7 @@ class IFaditTraining(PhasedModule):
 
         transformed = model.transform(identity, key)
         anonymized = self._finished(faces, self._paint(transformed, attributes))
-        saved = losses.to_8_bit(anonymized)
+        saved = saved_file.to_8_bit(anonymized)
         read = self._frozen(self.recogniser, saved)
         second = self._finished(faces, self._paint(model.transform(identity, other_key), attributes))
         second_read = self._frozen(self.recogniser, second)
@@ -332,6 +345,13 @@ class IFaditTraining(PhasedModule):
             total = total + c.lambda_img * logs["image"]
         return total, logs
 
+    @torch.no_grad()
+    def _cover(self, faces: Tensor, identity: Tensor) -> Tensor:
+        """Anonymized faces under a random key each, as they are before a code."""
+        noise = random_noise(len(faces) * self.world_size, self.config.z_dim, self.generator_for("keys"))
+        turned = self.model.transform(identity, self.model.key_vector(self.share(noise)))
+        return self.model.blend(faces, self.model.paint(turned, self.model.attributes(faces)))
+
     def _frozen(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """A network that gradients go through; with ``recompute`` its inner maps are not kept."""
         if self.config.recompute and torch.is_grad_enabled():
@@ -369,10 +389,13 @@ class IFaditTraining(PhasedModule):
             first, second = (k.expand(len(faces), -1) for k in model.key_vector(noise))
             attributes = model.attributes(faces)
             covers = [
-                losses.to_8_bit(model.blend(faces, model.paint(model.transform(identity, k), attributes)))
+                saved_file.to_8_bit(model.blend(faces, model.paint(model.transform(identity, k), attributes)))
                 for k in (first, second)
             ]
             read, again = self.recogniser(covers[0]), model.attributes(covers[0])
+            code = []
+            if self.locate(self.batches_seen)[0].name == "conceal":
+                code = conceal_rows(model, faces, covers[0], torch.Generator().manual_seed(7))
             return [
                 ("original", faces),
                 ("own identity", model.paint(identity, attributes)),
@@ -383,6 +406,7 @@ class IFaditTraining(PhasedModule):
                 ("recovered with B (wrong)", model.blend(covers[0], model.paint(model.restore(read, second), again))),
                 ("without identity", model.paint(torch.zeros_like(identity), attributes)),
                 ("without attributes", model.paint(identity, torch.zeros_like(attributes))),
+                *code,
             ]
         finally:
             for name, network in live.items():
