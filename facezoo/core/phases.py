@@ -73,6 +73,7 @@ class PhasedModule(L.LightningModule):
 
     Attributes:
         starts_from: Networks that no phase trains: a new run must be given them with ``init_from``.
+        batch_group: A process's batch is a multiple of this many pictures, or smaller (minibatch standard deviation).
     """
 
     phases: Sequence[Phase]
@@ -81,6 +82,7 @@ class PhasedModule(L.LightningModule):
     picture_size: int
     data_fields: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ()
+    batch_group: int = 1
     labels_by_index: bool = False
     """Whether ``step`` looks something up by a picture's place in the training set; no other picture can be given."""
 

@@ -152,6 +152,11 @@ def train(
         module = cls(recipe.config, seed=settings.seed)
     except ValueError as error:
         raise InputError(f"{Path(recipe_path).name}: config: {error}") from error
+    if settings.batch_size % min(settings.batch_size, module.batch_group):
+        raise InputError(
+            f"a batch of {settings.batch_size} pictures a process does not divide into the {module.batch_group} of "
+            "minibatch_std_group: change train.batch_size"
+        )
     paths = [Path(path) for path in recipe.data]
     device = _own_device(accelerator)
     if prepare_only:

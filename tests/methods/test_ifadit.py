@@ -521,6 +521,10 @@ class TestTraining:
             rows = list(csv.DictReader(stream))
         assert [bool(row["adapt/r1"]) for row in rows[:2]] == [True, False]
 
+    def test_batch_that_the_discriminator_cannot_group_is_refused_at_the_start(self, tmp_path):
+        with pytest.raises(InputError, match="a batch of 6 pictures a process does not divide into the 4"):
+            train(recipe_of(tmp_path, adapt_batches=2), output=tmp_path / "run", overrides=["train.batch_size=6"])
+
     def test_the_code_is_learned_last_and_moves_nothing_else(self, tmp_path):
         """Bit by bit; the other phases leave its networks alone, and the exported model has them."""
         recipe = recipe_of(tmp_path, code_channels=4, conceal_width=16, conceal_blocks=1, conceal_batches=2)

@@ -69,6 +69,7 @@ class IFaditTraining(PhasedModule):
         self._two = ("flow", "compensation") if c.compensate else ("flow",)
         if c.adapt_batches:
             self.discriminator = Discriminator(c.generator_config)
+            self.batch_group = c.generator_config.minibatch_std_group
         both = c.disentangle_batches + c.transform_batches
         self.phases = (
             *((Phase("adapt", c.adapt_batches, (*_ONE, "generator", "discriminator")),) if c.adapt_batches else ()),

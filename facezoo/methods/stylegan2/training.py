@@ -48,6 +48,7 @@ class StyleGAN2Training(PhasedModule):
         self.save_hyperparameters()
         self.config = build_strict(StyleGAN2TrainingConfig, config, "config")
         self.seed = seed
+        self.batch_group = self.config.minibatch_std_group
         c = self.config
         self.picture_size = c.resolution
         torch.manual_seed(seed)
@@ -90,20 +91,10 @@ class StyleGAN2Training(PhasedModule):
         return self._sides[phase.name], position / self.config.fade_batches if grown else 1.0
 
     def step(self, batch: dict[str, Tensor], phase: Phase, side: Side) -> dict[str, Tensor]:
-        """One batch; ``batch`` has uint8 ``image`` ``(B, 3, R, R)``.
-
-        Raises:
-            InputError: B is no multiple of the minibatch standard deviation's group.
-        """
+        """One batch; ``batch`` has uint8 ``image`` ``(B, 3, R, R)``."""
         c = self.config
         optimizer_g, optimizer_d = cast(Sequence[Any], self.optimizers())
         size, fade = self.stage(self.batches_seen)
-        count = len(batch["image"])
-        if count % min(count, c.minibatch_std_group):
-            raise InputError(
-                f"a batch of {count} pictures a process does not divide into the {c.minibatch_std_group} of "
-                "minibatch_std_group: change train.batch_size"
-            )
         real = self._real(batch["image"], size)
         logs: dict[str, Tensor] = {}
 
