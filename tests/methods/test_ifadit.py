@@ -232,6 +232,16 @@ class TestLosses:
         none = LossNetworks(None, None, None)
         assert losses.image_terms(x, y, none, (10, 0, 0, 0), {}).tolist() == pytest.approx([5.0] * 2)
 
+    def test_tone_by_hand(self):
+        """Thumbnails of a picture brighter by .5 on its left half: .5 in half of the places."""
+        x = torch.zeros(2, 3, 16, 16)
+        y = x.clone()
+        y[1, :, :, :8] = 0.5
+        assert losses.tone(x, y).tolist() == pytest.approx([0.0, 0.25])
+        y[1, :, ::2] = 0.5
+        y[1, :, 1::2] = -0.5  # stripes finer than a thumbnail's pixel
+        assert losses.tone(x, y)[1] == pytest.approx(0.0)
+
 
 class TestNetworks:
     def test_sizes_of_the_paper(self):

@@ -67,6 +67,7 @@ class IFaditConfig(ConcealConfig):
         lambda_lpips: Weight of LPIPS in phase I (ours). Needs LPIPS weights.
         lambda_w: Weight of the mean squared error of the latents, for generator-made faces, whose latents are known
             (ours).
+        lambda_tone: Weight of the tone's difference at 4x4 pixels, for faces that got another identity (ours).
         swap_share: Part of each phase I batch that is given the identity of another face, with the identity loss
             towards it and no L_VQ (ours): M learns to follow the identity vector and not the attributes.
         lambda_anon: Weight of L_Anon, 1 (paper, equation 22).
@@ -147,6 +148,7 @@ class IFaditConfig(ConcealConfig):
     lambda_id_cosine: float = 0.0
     lambda_lpips: float = 0.0
     lambda_w: float = 0.0
+    lambda_tone: float = 0.0
     swap_share: float = 0.0
     lambda_anon: float = 1.0
     lambda_div: float = 1.0

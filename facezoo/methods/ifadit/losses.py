@@ -111,3 +111,11 @@ def image_terms(
         # The norm of a zero vector has no gradient.
         total = total + weights[3] * (difference.square().flatten(1).mean(1) + 1e-12).sqrt()
     return total
+
+
+def tone(result: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of 4x4-pixel thumbnails (ours): ``(B, 3, S, S)`` twice -> ``(B,)``.
+
+    Skin tone and light belong to the picture, or the pasted face shows.
+    """
+    return absolute(*(functional.adaptive_avg_pool2d(x, 4).flatten(1) for x in (result, target)))

@@ -276,6 +276,9 @@ class IFaditTraining(PhasedModule):
             logs["cos_foreign"] = ((1 - dissimilar) * (1 - own)).sum() / n_swapped
             kept = functional.cosine_similarity(embedding, identity, dim=-1)
             logs["cos_kept"] = (kept * (1 - own)).sum() / n_swapped
+            if c.lambda_tone > 0:
+                logs["tone"] = (losses.tone(shown, small) * (1 - own)).sum() / n_swapped
+                total = total + c.lambda_tone * logs["tone"]
         networks = self.loss_networks
         if c.lambda_lm > 0 and networks.landmarks is not None:
             with torch.no_grad():
