@@ -76,6 +76,8 @@ TINY = {
     "masked": True,
     "generated_share": 0.5,
     "swap_share": 0.25,
+    "swap_random": 0.5,
+    "lambda_tone": 1.0,
     "learning_rate": 2e-3,
     "disentangle_batches": 2,
     "transform_batches": 2,
@@ -634,6 +636,22 @@ class TestTraining:
         for name, gradient in whole.items():
             error = ((parts[0][name] + parts[1][name]) / 2 - gradient).norm()
             assert error < 1e-4 * gradient.norm() + 1e-8, name
+
+    @pytest.mark.parametrize("share", [0.0, 1.0])
+    def test_swapped_faces_get_people_or_random_directions(self, monkeypatch, share):
+        module = IFaditTraining(TINY | {"swap_share": 0.5, "swap_random": share}, seed=0)
+        module._identities = torch.eye(128)[:7]
+        asked: list[Tensor] = []
+        plain = module.model.latents
+        monkeypatch.setattr(module.model, "latents", lambda z, a: asked.append(z) or plain(z, a))
+        batch = {"image": torch.zeros(4, 3, 64, 64, dtype=torch.uint8), "embedding_sface": torch.eye(128)[100:104]}
+        faces, identity, latents, made = module._inputs(batch, 0.0)
+        module._disentangle(faces, identity, module.model.attributes(faces), latents, made)
+        (target,) = asked
+        assert torch.equal(target[:2], identity[:2]), "own identity"
+        assert torch.allclose(target.norm(dim=1), torch.ones(4))
+        people = (target[2:] == 1).any(1)
+        assert people.tolist() == [share == 0.0] * 2
 
     @pytest.mark.slow
     def test_losses_fall(self, tmp_path):

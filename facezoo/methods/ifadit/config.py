@@ -70,6 +70,8 @@ class IFaditConfig(ConcealConfig):
         lambda_tone: Weight of the tone's difference at 4x4 pixels, for faces that got another identity (ours).
         swap_share: Part of each phase I batch that is given the identity of another face, with the identity loss
             towards it and no L_VQ (ours): M learns to follow the identity vector and not the attributes.
+        swap_random: Part of those that is given a random direction instead, as T's outputs are (ours): at use M gets
+            nothing else, and few directions are some real person's.
         lambda_anon: Weight of L_Anon, 1 (paper, equation 22).
         lambda_div: Weight of L_Div, 1 (paper, equation 22; its ablation: 0).
         lambda_deanon: Weight of L_DeAnon, 1 (paper, equation 22).
@@ -150,6 +152,7 @@ class IFaditConfig(ConcealConfig):
     lambda_w: float = 0.0
     lambda_tone: float = 0.0
     swap_share: float = 0.0
+    swap_random: float = 0.0
     lambda_anon: float = 1.0
     lambda_div: float = 1.0
     lambda_deanon: float = 1.0
@@ -197,7 +200,7 @@ class IFaditConfig(ConcealConfig):
             )
         if self.generator_resolution < 32:
             raise ValueError("generator_resolution must be at least 32: the attribute encoder halves it four times")
-        for name in ("swap_share", "generated_share", "key_shrinkage"):
+        for name in ("swap_share", "swap_random", "generated_share", "key_shrinkage"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a part between 0 and 1")
         if self.adapt_batches < 0 or self.r1_every < 1:

@@ -248,8 +248,13 @@ class IFaditTraining(PhasedModule):
         whole = len(faces) * self.world_size
         # Swapped rows are counted from the end of the batch, so that they are not always the generator's.
         swapped = self.share(torch.arange(whole) >= whole - round(whole * c.swap_share))
-        others = torch.randint(len(self._identities), (whole,), generator=self.generator_for("other identities"))
-        target = torch.where(swapped[:, None], self.share(self._identities[others]), identity)
+        rng = self.generator_for("other identities")
+        other = self._identities[torch.randint(len(self._identities), (whole,), generator=rng)]
+        if c.swap_random > 0:
+            drawn_at_random = torch.rand(whole, generator=rng) < c.swap_random
+            directions = functional.normalize(torch.randn(whole, c.identity_dim, generator=rng), dim=-1)
+            other = torch.where(drawn_at_random[:, None], directions, other)
+        target = torch.where(swapped[:, None], self.share(other), identity)
         own = (~swapped).float()
         # Means over a kind of row are divided by what a process has of it on average: the gradient averaged over the
         # processes is then that of the whole batch however the kinds fall on them.
