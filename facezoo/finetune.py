@@ -274,11 +274,14 @@ def _write_recipe(
         if key.endswith("learning_rate"):
             config[key] = config[key] * settings.rate
     gpu = accelerator != "cpu" and torch.cuda.is_available()
+    config |= module.trained_further
+    count = min(int(original["train"].get("batch_size", 16)), len(PackedFaces(training)))
+    count -= count % min(count, module.batch_group)
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     run = {key: value for key, value in original["train"].items() if key in fields}
     by_index = getattr(module, "labels_by_index", False)
     run |= {
-        "batch_size": min(int(run.get("batch_size", 16)), len(PackedFaces(training))),
+        "batch_size": count,
         "loader_workers": 0,
         "compile": False,
         "precision": run.get("precision", "32-true") if gpu else "32-true",

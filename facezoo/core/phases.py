@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import lightning as L
@@ -73,6 +74,7 @@ class PhasedModule(L.LightningModule):
 
     Attributes:
         starts_from: Networks that no phase trains: a new run must be given them with ``init_from``.
+        trained_further: Settings of the configuration that are others when a finished model is trained further.
         batch_group: A process's batch is a multiple of this many pictures, or smaller (minibatch standard deviation).
     """
 
@@ -82,6 +84,7 @@ class PhasedModule(L.LightningModule):
     picture_size: int
     data_fields: tuple[str, ...] = ()
     starts_from: tuple[str, ...] = ()
+    trained_further: Mapping[str, Any] = MappingProxyType({})
     batch_group: int = 1
     labels_by_index: bool = False
     """Whether ``step`` looks something up by a picture's place in the training set; no other picture can be given."""

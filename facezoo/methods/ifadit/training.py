@@ -31,7 +31,7 @@ from facezoo.core.phases import Phase, PhasedModule, Side
 from facezoo.data.embeddings import ensure_embeddings
 from facezoo.methods.ifadit import losses
 from facezoo.methods.ifadit.config import IFaditConfig
-from facezoo.methods.ifadit.frozen import LossNetworks, load_generator, load_loss_networks
+from facezoo.methods.ifadit.frozen import UNTRAINED, LossNetworks, load_generator, load_loss_networks
 from facezoo.methods.ifadit.keygen import fit_whitening, random_noise
 from facezoo.methods.ifadit.model import IFaditNetworks
 from facezoo.nets.patch_discriminator import discriminator_loss, generator_loss
@@ -52,6 +52,8 @@ class IFaditTraining(PhasedModule):
     Raises:
         InputError: Unknown key or wrong type in ``config``.
     """
+
+    trained_further: Mapping[str, Any] = {"generator": UNTRAINED}  # the model has it; its folder may be elsewhere
 
     def __init__(self, config: dict[str, Any], seed: int = 0) -> None:
         super().__init__()
