@@ -67,7 +67,8 @@ class IFaditConfig(ConcealConfig):
         lambda_lpips: Weight of LPIPS in phase I (ours). Needs LPIPS weights.
         lambda_w: Weight of the mean squared error of the latents, for generator-made faces, whose latents are known
             (ours).
-        lambda_tone: Weight of the tone's difference at 4x4 pixels, for faces that got another identity (ours).
+        lambda_tone: Weight of the tone's difference at 4x4 pixels, for faces that got another identity, in both phases
+            (ours).
         swap_share: Part of each phase I batch that is given the identity of another face, with the identity loss
             towards it and no L_VQ (ours): M learns to follow the identity vector and not the attributes.
         swap_random: Part of those that is given a random direction instead, as T's outputs are (ours): at use M gets
@@ -98,7 +99,8 @@ class IFaditConfig(ConcealConfig):
             with E_Attr and M, under the losses of phase I and a discriminator's: a small generator that never had to
             draw a given face draws it badly (ours). After it the generator is frozen, as it always is in the paper.
         adapt_learning_rate: Adam, of generator and discriminator in that phase (StyleGAN2: 2e-3).
-        lambda_adversarial: Weight of the logistic adversarial loss in that phase.
+        lambda_adversarial: Weight of the logistic adversarial loss in that phase, and in phase II of what its
+            discriminator, then frozen, says of anonymized and recovered pictures.
         r1_gamma: Weight of R1 (half of it multiplies the squared gradient); joins every ``r1_every``-th batch with
             ``r1_every`` times its weight.
         r1_every: See there.

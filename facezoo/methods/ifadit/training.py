@@ -339,6 +339,15 @@ class IFaditTraining(PhasedModule):
             "cos_wrong": not_right,
             "l1_recovered": losses.absolute(recovered, faces).mean(),
         }
+        if c.lambda_tone > 0:
+            logs["tone"] = (losses.tone(anonymized, faces).mean() + losses.tone(second, faces).mean()) / 2
+            total = total + c.lambda_tone * logs["tone"]
+        if c.adapt_batches and c.lambda_adversarial > 0:
+            # T would rather find identities that are easily read off a picture, in colours that no face has.
+            shown = [model.shrink(picture) for picture in (anonymized, second, recovered)]
+            logits = [self._frozen(self.discriminator, picture) for picture in shown]
+            logs["adversarial"] = generator_loss(logits, "log")
+            total = total + c.lambda_adversarial * logs["adversarial"]
         missed = losses.dissimilar(compensated, transformed).mean()
         logs["cos_compensated"] = 1 - missed
         if c.lambda_compensate > 0:
