@@ -43,7 +43,7 @@ def commands() -> list[tuple[str, list[str]]]:
     for path in TEXTS:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".yaml":
-            lines = re.findall(r"^#  +(\S.*)$", text, re.MULTILINE)
+            lines = re.findall(r"^#  +(\S.*)$", re.sub(r"\\\n# +", " ", text), re.MULTILINE)
         else:
             shells = [block[3] for block in BLOCK.finditer(text) if block[1] in ("bash", "console", "sh")]
             lines = "".join(shells).replace("\\\n", " ").splitlines()
