@@ -1,0 +1,281 @@
+"""The face painter: what a face does is kept, who it is is exchanged in every channel that tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facezoo.faces.mask import border_taper
+from facezoo.mesh import topology
+from facezoo.nets.disentangled import IdentityDistribution
+from facezoo.nets.face_painter.config import FacePainterConfig
+from facezoo.nets.face_painter.frame import TextureFrame, sample
+from facezoo.nets.face_painter.refiner import Refiner
+from facezoo.nets.face_painter.shape import Pose, ShapeModel
+from facezoo.nets.face_painter.texture import TextureModel
+
+__all__ = ["FacePainter", "FaceState", "Painting", "TraitModel"]
+
+_SOFT_EDGE = 7
+"""Width of the mask's soft edge, in pixels of a crop of 128."""
+_TURN_RANGE = (0.45, 0.8)
+"""Turns of the head (sine) over which the exchange of shape fades out: an outline seen from the side is not known."""
+
+
+class TraitModel(nn.Module):
+    """What the identity vector says about the traits, and how far people deviate from that.
+
+    Args:
+        identity_dim: length of the identity vector.
+        traits: number of traits.
+    """
+
+    mean: Tensor
+    slope: Tensor
+    deviation: Tensor
+
+    def __init__(self, identity_dim: int, traits: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(traits))
+        self.register_buffer("slope", torch.zeros(identity_dim, traits))
+        self.register_buffer("deviation", torch.ones(traits))
+
+    def expected(self, identity: Tensor) -> Tensor:
+        """Traits ``(B, T)`` that go with unit identity vectors ``(B, D)``."""
+        return self.mean + identity @ self.slope
+
+    def own(self, traits: Tensor, identity: Tensor, limit: float) -> Tensor:
+        """What of the traits the identity vector does not tell, standardised and cut to ``limit``: ``(B, T)``."""
+        return ((traits - self.expected(identity)) / self.deviation).clamp(-limit, limit)
+
+    def compose(self, own: Tensor, identity: Tensor) -> Tensor:
+        """The traits again: inverse of ``own`` but for the cut."""
+        return self.expected(identity) + own * self.deviation
+
+    @torch.no_grad()
+    def fit(self, traits: Tensor, identity: Tensor, ridge: float = 1e-3) -> None:
+        """Ridge regression of ``(N, T)`` on ``(N, D)``."""
+        x, y = identity.double(), traits.double()
+        x_mean, y_mean = x.mean(0), y.mean(0)
+        x, y = x - x_mean, y - y_mean
+        slope = torch.linalg.solve(x.T @ x + ridge * len(x) / x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+        self.slope.copy_(slope)
+        self.mean.copy_(y_mean - x_mean @ slope)
+        self.deviation.copy_((y - x @ slope).std(0).clamp_min(1e-6))
+
+
+@dataclass(frozen=True)
+class FaceState:
+    """A face as the painter sees it.
+
+    Attributes:
+        points: ``(B, N, 2)`` mesh points in crop units.
+        depth: ``(B, N)`` in crop units.
+        pose: pose of the head.
+        shapes: ``(B, N, 3)`` the mesh without its pose.
+        behaviour: ``(B, E + 4)`` expression and turn of the head.
+        light: ``(B, 18)`` skin tone and light.
+        own: ``(B, T)`` standardised traits that the identity vector does not tell.
+        identity: ``(B, D)`` unit identity vector.
+    """
+
+    points: Tensor
+    depth: Tensor
+    pose: Pose
+    shapes: Tensor
+    behaviour: Tensor
+    light: Tensor
+    own: Tensor
+    identity: Tensor
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What the painter made.
+
+    Attributes:
+        guess: ``(B, 3, S, S)`` the linear guess in its surroundings, moved where the outline moved.
+        mask: ``(B, 1, S, S)`` where the face was painted, in [0, 1].
+        kept: ``(B, 1, S, S)`` part of it that the picture itself shows (eyes and mouth inside), in [0, 1].
+        places: ``(B, 2, S, S)`` frame coordinates in [-1, 1].
+        condition: ``(B, D + T)`` who was painted.
+        result: ``(B, 3, S, S)`` the refined picture; ``guess`` where none was asked for.
+    """
+
+    guess: Tensor
+    mask: Tensor
+    kept: Tensor
+    places: Tensor
+    condition: Tensor
+    result: Tensor
+
+
+def _triangles_within(triangles: Tensor, points: Iterable[int]) -> Tensor:
+    """Which triangles have all corners among ``points``: ``(T,)`` bool."""
+    return torch.isin(triangles, torch.tensor(list(points))).all(1)
+
+
+class FacePainter(nn.Module):
+    """Frame, shape model, linear painter and refiner under one roof.
+
+    Args:
+        config: sizes.
+    """
+
+    kept_texels: Tensor
+    taper: Tensor
+
+    def __init__(self, config: FacePainterConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        shape = torch.from_numpy(topology.CANONICAL_POINTS.copy()).float()
+        triangles = torch.from_numpy(topology.TRIANGLES.copy()).long()
+        self.frame = TextureFrame(
+            torch.from_numpy(topology.LAYOUT.copy()).float(),
+            shape,
+            triangles,
+            torch.from_numpy(topology.MIRROR.copy()).long(),
+            torch.tensor(topology.OVAL),
+            c.frame_size,
+        )
+        self.shape = ShapeModel(shape, c.expressions, c.shape_traits)
+        features = c.identity_dim + c.expressions + 4
+        self.texture = TextureModel(self.frame.valid, features, c.texture_traits, c.varying)
+        self.traits = TraitModel(c.identity_dim, c.traits)
+        self.identity_distribution = IdentityDistribution(c.identity_dim)
+        self.refiner = Refiner(c.widths, c.identity_dim + c.traits)
+        inner = (topology.LEFT_EYE, topology.RIGHT_EYE, topology.INNER_LIPS)
+        kept = torch.stack([_triangles_within(triangles, points) for points in inner]).any(0)
+        texels = kept[self.frame.texel_triangle].view(1, 1, c.frame_size, c.frame_size) & self.frame.valid
+        self.register_buffer("kept_texels", texels.float() * float(c.keep_features), persistent=False)
+        self.register_buffer("taper", torch.from_numpy(border_taper(c.size).copy())[None, None], persistent=False)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks by the names of their files."""
+        return {
+            name: getattr(self, name) for name in ("shape", "texture", "traits", "identity_distribution", "refiner")
+        }
+
+    # ------------------------------------------------------------------ seeing
+    def observe(self, faces: Tensor, mesh: Tensor, identity: Tensor) -> FaceState:
+        """Takes faces apart.
+
+        Args:
+            faces: ``(B, 3, S, S)`` aligned crops in [-1, 1].
+            mesh: ``(B, N, 3)`` mesh in crop pixels, pixel centres at whole numbers, depth away from the camera.
+            identity: ``(B, D)`` unit identity vectors.
+        """
+        points, depth, pose, shapes, behaviour = self._geometry(mesh, faces.shape[-1])
+        texels = self.texture.flatten(self.frame.to_texture(faces, points))
+        light = self.texture.light(texels)
+        guess = self.texture.guess(self._features(identity, behaviour), light)
+        traits = torch.cat([self.shape.identities(shapes), self.texture.traits(texels, guess)], 1)
+        own = self.traits.own(traits, identity, self.config.trait_limit)
+        return FaceState(points, depth, pose, shapes, behaviour, light, own, identity)
+
+    def _geometry(self, mesh: Tensor, size: int) -> tuple[Tensor, Tensor, Pose, Tensor, Tensor]:
+        mesh = mesh.float()
+        points, depth = (mesh[..., :2] + 0.5) / size, mesh[..., 2] / size
+        space = torch.cat([points, depth[..., None]], 2)
+        pose = self.shape.pose(space)
+        shapes = pose.remove(space)
+        turn = pose.turn
+        behaviour = torch.cat([self.shape.expressions(shapes).clamp(-3, 3), turn * 2, turn.square() * 4], 1)
+        return points, depth, pose, shapes, behaviour
+
+    @staticmethod
+    def _features(identity: Tensor, behaviour: Tensor) -> Tensor:
+        return torch.cat([identity * identity.shape[1] ** 0.5, behaviour], 1)
+
+    # ------------------------------------------------------------------ painting
+    def paint(self, faces: Tensor, state: FaceState, identity: Tensor, own: Tensor, refine: bool = True) -> Painting:
+        """Paints somebody in the place of a face.
+
+        Args:
+            faces: ``(B, 3, S, S)`` in [-1, 1].
+            state: what ``observe`` saw there.
+            identity: ``(B, D)`` unit identity vectors of who is to be painted.
+            own: ``(B, T)`` their standardised traits.
+            refine: false gives the linear guess.
+        """
+        c = self.config
+        traits = self.traits.compose(own, identity)
+        points, depth = self._moved(state, identity, traits[:, : c.shape_traits])
+        size = faces.shape[-1]
+        drawn = self.frame.render(points, depth, state.points, size)
+        surroundings = sample(faces, drawn.source_places)
+        texture = self.texture.paint(self._features(identity, state.behaviour), state.light, traits[:, c.shape_traits :])
+        painted = sample(texture, drawn.texture_places)
+        kept = self._kept(drawn.texture_places, size) * drawn.inside
+        mask = self._soft(drawn.inside)
+        guess = torch.lerp(surroundings, torch.lerp(painted, surroundings, kept), mask)
+        places = (drawn.texture_places * 2 - 1).permute(0, 3, 1, 2)
+        condition = torch.cat([identity * c.identity_dim**0.5, own], 1)
+        result = self.refiner(guess, places, mask, condition) if refine else guess
+        return Painting(guess, mask, kept * mask, places, condition, result)
+
+    def _moved(self, state: FaceState, identity: Tensor, traits: Tensor) -> tuple[Tensor, Tensor]:
+        """Mesh points ``(B, N, 2)`` and depth ``(B, N)`` with the shape of somebody else."""
+        c = self.config
+        whole = self.traits.compose(state.own, state.identity)[:, : c.shape_traits]
+        low, high = _TURN_RANGE
+        fade = 1 - ((state.pose.turn.norm(dim=1, keepdim=True) - low) / (high - low)).clamp(0, 1)
+        shapes = self.shape.exchange(state.shapes, (traits - whole) * fade)
+        change = state.pose.apply(shapes) - state.pose.apply(state.shapes)
+        return state.points + change[..., :2], state.depth + change[..., 2]
+
+    def _kept(self, texture_places: Tensor, size: int) -> Tensor:
+        kept = sample(self.kept_texels.expand(len(texture_places), -1, -1, -1), texture_places)
+        width = 2 * max(1, round(size / 128)) + 1
+        return functional.avg_pool2d(kept, width, 1, width // 2)
+
+    def _soft(self, inside: Tensor) -> Tensor:
+        """A mask that is 0 on the outline and 1 a few pixels within; never on the border of the crop."""
+        size = inside.shape[-1]
+        width = 2 * round(_SOFT_EDGE * size / 256) + 1
+        blurred = functional.avg_pool2d(inside, width, 1, width // 2)
+        ramp = (blurred * 2 - 1).clamp(0, 1)
+        return ramp * ramp * (3 - 2 * ramp) * self.taper
+
+    # ------------------------------------------------------------------ fitting
+    @torch.no_grad()
+    def fit(
+        self,
+        batches: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]],
+        meshes: Tensor,
+        person: Tensor,
+        identity: Tensor,
+    ) -> None:
+        """Fits everything that has a closed form: shape model, linear painter, traits, distribution of identities.
+
+        Args:
+            batches: gives, as often as asked, the same batches of faces ``(B, 3, S, S)`` in [-1, 1], mesh
+                ``(B, N, 3)`` in crop pixels and identity ``(B, D)``, in the order of the other arguments.
+            meshes: ``(N, P, 3)`` all meshes.
+            person: ``(N,)`` int64 who it is.
+            identity: ``(N, D)`` all unit identity vectors.
+        """
+        c = self.config
+        self.identity_distribution.fit(identity)
+        self.shape.fit((meshes + 0.5) / c.size, person)
+
+        def unwrapped() -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+            start = 0
+            for faces, mesh, z in batches():
+                points, _, _, _, behaviour = self._geometry(mesh, faces.shape[-1])
+                texels = self.texture.flatten(self.frame.to_texture(faces, points))
+                yield self._features(z, behaviour), texels, person[start : start + len(z)]
+                start += len(z)
+
+        self.texture.fit(unwrapped, c.trait_faces, c.ridge)
+        rows = []
+        for faces, mesh, z in batches():
+            points, _, _, shapes, behaviour = self._geometry(mesh, faces.shape[-1])
+            texels = self.texture.flatten(self.frame.to_texture(faces, points))
+            guess = self.texture.guess(self._features(z, behaviour), self.texture.light(texels))
+            rows.append(torch.cat([self.shape.identities(shapes), self.texture.traits(texels, guess)], 1))
+        self.traits.fit(torch.cat(rows).clamp(-3, 3), identity)

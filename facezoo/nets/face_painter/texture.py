@@ -1,0 +1,141 @@
+"""The linear painter: a texture from who it is, how the light falls and what the face does. Closed form, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from facezoo.nets.face_painter.shape import person_means, principal_directions, within_people
+
+__all__ = ["TextureModel"]
+
+_LIGHT_TERMS = 6
+
+
+class TextureModel(nn.Module):
+    """``texture = weight @ (features, 1) + traits @ basis``, on the texels of the face.
+
+    The features tell identity vector, light, expression and pose; *traits* are what belongs to a person beyond its
+    identity vector (brows, lips, beard, skin): principal directions of what the features leave over, orthogonal to what
+    differs between pictures of one person. Traits that are drawn give individual faces in the place of the mean one
+    that a regression paints.
+
+    Args:
+        valid: ``(1, 1, R, R)`` bool, the texels of the face.
+        features: number of features beside the light's.
+        traits: number of traits.
+        varying: number of directions that differ between pictures of one person and are no traits.
+    """
+
+    weight: Tensor
+    basis: Tensor
+    basis_deviation: Tensor
+    valid: Tensor
+    light_solver: Tensor
+    light_mean: Tensor
+    light_deviation: Tensor
+
+    def __init__(self, valid: Tensor, features: int, traits: int, varying: int) -> None:
+        super().__init__()
+        self.size = valid.shape[-1]
+        self.varying = varying
+        texels = 3 * int(valid.sum())
+        self.register_buffer("valid", valid.flatten().nonzero()[:, 0], persistent=False)
+        self.register_buffer("light_solver", torch.linalg.pinv(self._light_basis(valid)).float(), persistent=False)
+        columns = features + 3 * _LIGHT_TERMS + 1
+        self.register_buffer("weight", torch.zeros(columns, texels))
+        self.register_buffer("basis", torch.zeros(traits, texels))
+        self.register_buffer("basis_deviation", torch.ones(traits))
+        self.register_buffer("light_mean", torch.zeros(3 * _LIGHT_TERMS))
+        self.register_buffer("light_deviation", torch.ones(3 * _LIGHT_TERMS))
+
+    @staticmethod
+    def _light_basis(valid: Tensor) -> Tensor:
+        """``(V, 6)`` float64: 1, x, y, x^2, x y, y^2 over the face: skin tone and the fall of light, no features."""
+        line = torch.linspace(-1, 1, valid.shape[-1], dtype=torch.float64)
+        y, x = torch.meshgrid(line, line, indexing="ij")
+        terms = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], -1)
+        return terms[valid[0, 0].cpu()]
+
+    def flatten(self, textures: Tensor) -> Tensor:
+        """``(B, 3, R, R)`` -> the face's texels ``(B, 3 V)``."""
+        return textures.flatten(2)[:, :, self.valid].flatten(1)
+
+    def unflatten(self, texels: Tensor) -> Tensor:
+        """``(B, 3 V)`` -> ``(B, 3, R, R)``, 0 outside the face."""
+        whole = texels.new_zeros(len(texels), 3, self.size * self.size)
+        whole[:, :, self.valid] = texels.view(len(texels), 3, -1)
+        return whole.view(-1, 3, self.size, self.size)
+
+    def light(self, texels: Tensor) -> Tensor:
+        """Skin tone and light: coefficients of a parabola a channel, ``(B, 3 V)`` -> ``(B, 18)``."""
+        return (texels.view(len(texels), 3, -1) @ self.light_solver.T).flatten(1)
+
+    def columns(self, features: Tensor, light: Tensor) -> Tensor:
+        """All columns of the regression: ``(B, F)`` and ``(B, 18)`` -> ``(B, F + 19)``."""
+        scaled = (light - self.light_mean) / self.light_deviation
+        return torch.cat([features, scaled, torch.ones_like(scaled[:, :1])], 1)
+
+    def guess(self, features: Tensor, light: Tensor) -> Tensor:
+        """Texels ``(B, 3 V)`` of the regression alone."""
+        return self.columns(features, light) @ self.weight
+
+    def traits(self, texels: Tensor, guess: Tensor) -> Tensor:
+        """Traits in deviations of a face whose regression is known: ``(B, 3 V)`` twice -> ``(B, T)``."""
+        return (texels - guess) @ self.basis.T / self.basis_deviation
+
+    def paint(self, features: Tensor, light: Tensor, traits: Tensor) -> Tensor:
+        """Textures ``(B, 3, R, R)`` in [-1, 1]; ``traits (B, T)`` in deviations."""
+        texels = self.guess(features, light) + (traits * self.basis_deviation) @ self.basis
+        return self.unflatten(texels.clamp(-1, 1))
+
+    @torch.no_grad()
+    def fit(self, batches: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]], most: int, ridge: float) -> None:
+        """Solves the regression, then the traits.
+
+        Args:
+            batches: gives, twice over, the same batches of features ``(B, F)``, texels ``(B, 3 V)`` and person
+                ``(B,)`` int64.
+            most: number of faces that the traits are taken from, people with several pictures first.
+            ridge: penalty, as a part of the variance of a feature, for each picture.
+        """
+        lights = torch.cat([self.light(texels) for _, texels, _ in batches()])
+        self.light_mean.copy_(lights.mean(0))
+        self.light_deviation.copy_(lights.std(0).clamp_min(1e-6))
+        columns = self.weight.shape[0]
+        gram = torch.zeros(columns, columns, dtype=torch.float64)
+        moment = torch.zeros_like(self.weight)
+        everyone = []
+        for features, texels, person in batches():
+            rows = self.columns(features, self.light(texels))
+            gram += (rows.T @ rows).double()
+            moment += rows.T @ texels
+            everyone.append(person)
+        person = torch.cat(everyone)
+        penalty = ridge * len(person) * torch.eye(columns, dtype=torch.float64)
+        penalty[-1, -1] = 0  # the mean is not penalised
+        self.weight.copy_(torch.linalg.solve(gram + penalty, moment.double()))
+        self._fit_traits(batches, person, most)
+
+    def _fit_traits(
+        self, batches: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]], person: Tensor, most: int
+    ) -> None:
+        _, place, count = person.unique(return_inverse=True, return_counts=True)
+        chosen = count[place].argsort(descending=True, stable=True)[:most].sort().values
+        wanted = torch.zeros(len(person), dtype=torch.bool)
+        wanted[chosen] = True
+        rest, start = [], 0
+        for features, texels, _ in batches():
+            mine = wanted[start : start + len(texels)]
+            start += len(texels)
+            if mine.any():
+                rest.append((texels - self.guess(features, self.light(texels)))[mine])
+        rows = torch.cat(rest)
+        varying, _ = principal_directions(within_people(rows, person[chosen]), self.varying)
+        across = person_means(rows, person[chosen])
+        across -= (across @ varying.T) @ varying
+        basis, deviation = principal_directions(across - across.mean(0), len(self.basis))
+        self.basis.copy_(basis)
+        self.basis_deviation.copy_(deviation.clamp_min(1e-6))
