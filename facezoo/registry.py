@@ -290,6 +290,16 @@ _BUILT_IN: tuple[MethodInfo, ...] = (
         source="book, section 3.1.1; Tables 4.1 (4x4, 8x8) and 5.1 (8x8, 16x16 at 256)",
     ),
     MethodInfo(
+        name="face_painter",
+        summary="people who do not exist, on a face mesh; other methods paint with it; anonymizes nothing by itself",
+        entry="facezoo.methods.face_painter.people:FacePainterPeople",
+        learned=True,
+        source="ours; active appearance models: Cootes et al., ECCV 1998; projected GAN: Sauer et al., NeurIPS 2021",
+        status="experimental",
+        training="facezoo.methods.face_painter.training:FacePainterTraining",
+        kind="generator",
+    ),
+    MethodInfo(
         name="stylegan2",
         summary="people who do not exist, for 'facezoo generate'; anonymizes nothing",
         entry="facezoo.methods.stylegan2.people:StyleGAN2",

@@ -89,7 +89,7 @@ POINTS: Final = 468
 #: the camera; the outer corners of the eyes are 8.89 apart.
 CANONICAL: Final[npt.NDArray[np.float32]] = _TENSORS["points"].astype(np.float32, copy=False)
 
-#: (468, 2) float32 in [0, 1]: the points in the canonical texture, x to the right, y *up* from the lower edge.
+#: (468, 2) float32 in [0, 1]: the points in the canonical texture, x to the right, y down from the upper edge.
 UV: Final[npt.NDArray[np.float32]] = _TENSORS["uv"].astype(np.float32, copy=False)
 
 #: (468,) float32: how much each point counts when the head's pose is found (0 for most; few that move in speech).

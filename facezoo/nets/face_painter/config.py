@@ -24,6 +24,8 @@ class FacePainterConfig:
         widths: channels of the refiner at half the crop's size, a quarter, and so on.
         ridge: penalty of the linear painter, as a part of a feature's variance, for each picture.
         trait_faces: number of faces that texture traits are taken from.
+        fit_faces: number of faces that the linear painter is fitted to, people with several pictures first; each takes
+            6 bytes a texel of memory meanwhile.
     """
 
     size: int = 128
@@ -38,7 +40,8 @@ class FacePainterConfig:
     keep_features: bool = True
     widths: tuple[int, ...] = (48, 96, 160, 224)
     ridge: float = 0.001
-    trait_faces: int = 6000
+    trait_faces: int = 4000
+    fit_faces: int = 14_000
 
     def __post_init__(self) -> None:
         """Checks what would otherwise fail late.

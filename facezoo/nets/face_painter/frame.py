@@ -36,11 +36,13 @@ class Rendering:
         texture_places: ``(B, S, S, 2)`` where each pixel lies in the frame, in crop units; 0 outside the face.
         source_places: ``(B, S, S, 2)`` where each pixel lies in the picture before the mesh was moved.
         inside: ``(B, 1, S, S)`` 1 on visible triangles of the face, 0 elsewhere.
+        triangle: ``(B, S, S)`` int64, the face's triangle at each pixel; 0 outside the face too.
     """
 
     texture_places: Tensor
     source_places: Tensor
     inside: Tensor
+    triangle: Tensor
 
 
 def _cross(points: Tensor, triangles: Tensor) -> Tensor:
@@ -163,11 +165,12 @@ class TextureFrame(nn.Module):
         texture_places = (layout[corners] * weights[..., None]).sum(2)
         own = self._pixel_centres(size, points.device)
         source_places = torch.where(found[..., None], source_places, own)
-        inside = (found & (filled < len(self.triangles))).view(batch, 1, size, size)
+        face = found & (filled < len(self.triangles))
         return Rendering(
             torch.where(found[..., None], texture_places, torch.zeros_like(texture_places)).view(batch, size, size, 2),
             source_places.view(batch, size, size, 2),
-            inside.to(points.dtype),
+            face.view(batch, 1, size, size).to(points.dtype),
+            torch.where(face, filled, torch.zeros_like(filled)).view(batch, size, size),
         )
 
     def _ring(self, points: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,8 @@ from facezoo.faces.mask import border_taper
 from facezoo.mesh import topology
 from facezoo.nets.disentangled import IdentityDistribution
 from facezoo.nets.face_painter.config import FacePainterConfig
-from facezoo.nets.face_painter.frame import TextureFrame, sample
+from facezoo.nets.face_painter.frame import Rendering, TextureFrame, sample
+from facezoo.nets.face_painter.portrait import Portrait
 from facezoo.nets.face_painter.refiner import Refiner
 from facezoo.nets.face_painter.shape import Pose, ShapeModel
 from facezoo.nets.face_painter.texture import TextureModel
@@ -81,6 +83,7 @@ class FaceState:
         light: ``(B, 18)`` skin tone and light.
         own: ``(B, T)`` standardised traits that the identity vector does not tell.
         identity: ``(B, D)`` unit identity vector.
+        kept: whether the inside of eyes and mouth is taken from the picture.
     """
 
     points: Tensor
@@ -91,6 +94,7 @@ class FaceState:
     light: Tensor
     own: Tensor
     identity: Tensor
+    kept: bool = True
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,13 @@ class Painting:
     result: Tensor
 
 
+def _symmetric_layout() -> Tensor:
+    """The canonical texture coordinates, made exactly symmetric: ``(N, 2)``."""
+    layout = torch.from_numpy(topology.UV.copy())
+    mirrored = layout[torch.from_numpy(topology.MIRROR.copy())] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
+    return ((layout + mirrored) / 2).float()
+
+
 def _triangles_within(triangles: Tensor, points: Iterable[int]) -> Tensor:
     """Which triangles have all corners among ``points``: ``(T,)`` bool."""
     return torch.isin(triangles, torch.tensor(list(points))).all(1)
@@ -126,19 +137,20 @@ class FacePainter(nn.Module):
         config: sizes.
     """
 
-    kept_texels: Tensor
+    kept_triangles: Tensor
     taper: Tensor
 
     def __init__(self, config: FacePainterConfig) -> None:
         super().__init__()
         c = self.config = config
-        shape = torch.from_numpy(topology.CANONICAL_POINTS.copy()).float()
-        triangles = torch.from_numpy(topology.TRIANGLES.copy()).long()
+        # Here y runs down and depth away from the camera, as in pictures.
+        shape = torch.from_numpy(topology.CANONICAL * (1.0, -1.0, -1.0)).float()
+        triangles = torch.from_numpy(topology.TRIANGLES.copy())
         self.frame = TextureFrame(
-            torch.from_numpy(topology.LAYOUT.copy()).float(),
+            _symmetric_layout(),
             shape,
             triangles,
-            torch.from_numpy(topology.MIRROR.copy()).long(),
+            torch.from_numpy(topology.MIRROR.copy()),
             torch.tensor(topology.OVAL),
             c.frame_size,
         )
@@ -147,18 +159,17 @@ class FacePainter(nn.Module):
         self.texture = TextureModel(self.frame.valid, features, c.texture_traits, c.varying)
         self.traits = TraitModel(c.identity_dim, c.traits)
         self.identity_distribution = IdentityDistribution(c.identity_dim)
+        self.portrait = Portrait(c.identity_dim, self.texture.light_mean.numel(), topology.POINTS)
         self.refiner = Refiner(c.widths, c.identity_dim + c.traits)
-        inner = (topology.LEFT_EYE, topology.RIGHT_EYE, topology.INNER_LIPS)
+        inner = (*topology.EYES, topology.INNER_LIPS)
         kept = torch.stack([_triangles_within(triangles, points) for points in inner]).any(0)
-        texels = kept[self.frame.texel_triangle].view(1, 1, c.frame_size, c.frame_size) & self.frame.valid
-        self.register_buffer("kept_texels", texels.float() * float(c.keep_features), persistent=False)
+        self.register_buffer("kept_triangles", kept.float() * float(c.keep_features), persistent=False)
         self.register_buffer("taper", torch.from_numpy(border_taper(c.size).copy())[None, None], persistent=False)
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks by the names of their files."""
-        return {
-            name: getattr(self, name) for name in ("shape", "texture", "traits", "identity_distribution", "refiner")
-        }
+        names = ("shape", "texture", "traits", "identity_distribution", "portrait", "refiner")
+        return {name: getattr(self, name) for name in names}
 
     # ------------------------------------------------------------------ seeing
     def observe(self, faces: Tensor, mesh: Tensor, identity: Tensor) -> FaceState:
@@ -191,6 +202,11 @@ class FacePainter(nn.Module):
     def _features(identity: Tensor, behaviour: Tensor) -> Tensor:
         return torch.cat([identity * identity.shape[1] ** 0.5, behaviour], 1)
 
+    @staticmethod
+    def lit(state: FaceState, light: Tensor) -> FaceState:
+        """The same faces in another light, ``(B, 18)``; their eyes and mouths are painted, not kept."""
+        return dataclasses.replace(state, light=light, kept=False)
+
     # ------------------------------------------------------------------ painting
     def paint(self, faces: Tensor, state: FaceState, identity: Tensor, own: Tensor, refine: bool = True) -> Painting:
         """Paints somebody in the place of a face.
@@ -210,7 +226,7 @@ class FacePainter(nn.Module):
         surroundings = sample(faces, drawn.source_places)
         texture = self.texture.paint(self._features(identity, state.behaviour), state.light, traits[:, c.shape_traits :])
         painted = sample(texture, drawn.texture_places)
-        kept = self._kept(drawn.texture_places, size) * drawn.inside
+        kept = self._kept(drawn) * float(state.kept)
         mask = self._soft(drawn.inside)
         guess = torch.lerp(surroundings, torch.lerp(painted, surroundings, kept), mask)
         places = (drawn.texture_places * 2 - 1).permute(0, 3, 1, 2)
@@ -228,9 +244,10 @@ class FacePainter(nn.Module):
         change = state.pose.apply(shapes) - state.pose.apply(state.shapes)
         return state.points + change[..., :2], state.depth + change[..., 2]
 
-    def _kept(self, texture_places: Tensor, size: int) -> Tensor:
-        kept = sample(self.kept_texels.expand(len(texture_places), -1, -1, -1), texture_places)
-        width = 2 * max(1, round(size / 128)) + 1
+    def _kept(self, drawn: Rendering) -> Tensor:
+        """Where the picture shows through: the inside of eyes and mouth, with an edge of a pixel or two."""
+        kept = self.kept_triangles[drawn.triangle][:, None] * drawn.inside
+        width = 2 * max(1, round(kept.shape[-1] / 128)) + 1
         return functional.avg_pool2d(kept, width, 1, width // 2)
 
     def _soft(self, inside: Tensor) -> Tensor:
@@ -244,38 +261,34 @@ class FacePainter(nn.Module):
     # ------------------------------------------------------------------ fitting
     @torch.no_grad()
     def fit(
-        self,
-        batches: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]],
-        meshes: Tensor,
-        person: Tensor,
-        identity: Tensor,
+        self, batches: Iterable[tuple[Tensor, Tensor, Tensor]], meshes: Tensor, person: Tensor, identity: Tensor
     ) -> None:
         """Fits everything that has a closed form: shape model, linear painter, traits, distribution of identities.
 
         Args:
-            batches: gives, as often as asked, the same batches of faces ``(B, 3, S, S)`` in [-1, 1], mesh
-                ``(B, N, 3)`` in crop pixels and identity ``(B, D)``, in the order of the other arguments.
+            batches: faces ``(B, 3, S, S)`` in [-1, 1], mesh ``(B, N, 3)`` in crop pixels and unit identity vectors
+                ``(B, D)``, in the order of the other arguments.
             meshes: ``(N, P, 3)`` all meshes.
-            person: ``(N,)`` int64 who it is.
+            person: ``(N,)`` int64 who it is; people with several pictures tell what belongs to a person.
             identity: ``(N, D)`` all unit identity vectors.
         """
         c = self.config
         self.identity_distribution.fit(identity)
         self.shape.fit((meshes + 0.5) / c.size, person)
-
-        def unwrapped() -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-            start = 0
-            for faces, mesh, z in batches():
-                points, _, _, _, behaviour = self._geometry(mesh, faces.shape[-1])
-                texels = self.texture.flatten(self.frame.to_texture(faces, points))
-                yield self._features(z, behaviour), texels, person[start : start + len(z)]
-                start += len(z)
-
-        self.texture.fit(unwrapped, c.trait_faces, c.ridge)
-        rows = []
-        for faces, mesh, z in batches():
-            points, _, _, shapes, behaviour = self._geometry(mesh, faces.shape[-1])
-            texels = self.texture.flatten(self.frame.to_texture(faces, points))
-            guess = self.texture.guess(self._features(z, behaviour), self.texture.light(texels))
-            rows.append(torch.cat([self.shape.identities(shapes), self.texture.traits(texels, guess)], 1))
-        self.traits.fit(torch.cat(rows).clamp(-3, 3), identity)
+        features, texels, shapes, small = [], [], [], []
+        for faces, mesh, z in batches:
+            points, _, _, shape, behaviour = self._geometry(mesh, faces.shape[-1])
+            features.append(self._features(z, behaviour))
+            texels.append(self.texture.flatten(self.frame.to_texture(faces, points)).half())
+            shapes.append(self.shape.identities(shape))
+            small.append(functional.adaptive_avg_pool2d(faces, self.portrait.grid))
+        columns, whole = torch.cat(features), torch.cat(texels)
+        self.texture.fit(columns, whole, person, c.trait_faces, c.ridge)
+        rows, lights = [], []
+        for at, part in zip(range(0, len(whole), 512), whole.split(512), strict=True):
+            seen = part.float()
+            lights.append(self.texture.light(seen))
+            rows.append(self.texture.traits(seen, self.texture.guess(columns[at : at + 512], lights[-1])))
+        traits = torch.cat([torch.cat(shapes), torch.cat(rows)], 1)
+        self.traits.fit(traits.clamp(-3, 3), identity)
+        self.portrait.fit(torch.cat(small), identity, torch.cat(lights), meshes)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Pose", "ShapeModel", "person_means", "principal_directions", "within_people"]
+__all__ = ["Pose", "ShapeModel", "person_means", "principal_directions", "several_first", "within_people"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ def within_people(values: Tensor, person: Tensor) -> Tensor:
     several = count[place] > 1
     factor = (count / (count - 1).clamp_min(1)).sqrt().to(values.dtype)[place]
     return ((values - person_means(values, person)) * factor[:, None])[several]
+
+
+def several_first(person: Tensor, most: int) -> Tensor:
+    """Indices, in order, of at most ``most`` pictures: those of people with the most pictures are taken first."""
+    _, place, count = person.unique(return_inverse=True, return_counts=True)
+    return count[place].argsort(descending=True, stable=True)[:most].sort().values
 
 
 def principal_directions(rows: Tensor, number: int) -> tuple[Tensor, Tensor]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import torch
 from torch import Tensor, nn
 
-from facezoo.nets.face_painter.shape import person_means, principal_directions, within_people
+from facezoo.nets.face_painter.shape import person_means, principal_directions, several_first, within_people
 
 __all__ = ["TextureModel"]
 
 _LIGHT_TERMS = 6
+_CHUNK = 512
 
 
 class TextureModel(nn.Module):
@@ -92,49 +91,34 @@ class TextureModel(nn.Module):
         return self.unflatten(texels.clamp(-1, 1))
 
     @torch.no_grad()
-    def fit(self, batches: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]], most: int, ridge: float) -> None:
+    def fit(self, features: Tensor, texels: Tensor, person: Tensor, most: int, ridge: float) -> None:
         """Solves the regression, then the traits.
 
         Args:
-            batches: gives, twice over, the same batches of features ``(B, F)``, texels ``(B, 3 V)`` and person
-                ``(B,)`` int64.
+            features: ``(N, F)`` float32.
+            texels: ``(N, 3 V)``, may be in half precision.
+            person: ``(N,)`` int64.
             most: number of faces that the traits are taken from, people with several pictures first.
             ridge: penalty, as a part of the variance of a feature, for each picture.
         """
-        lights = torch.cat([self.light(texels) for _, texels, _ in batches()])
+        parts = list(range(0, len(texels), _CHUNK))
+        lights = torch.cat([self.light(texels[at : at + _CHUNK].float()) for at in parts])
         self.light_mean.copy_(lights.mean(0))
         self.light_deviation.copy_(lights.std(0).clamp_min(1e-6))
-        columns = self.weight.shape[0]
-        gram = torch.zeros(columns, columns, dtype=torch.float64)
+        rows = self.columns(features, lights)
         moment = torch.zeros_like(self.weight)
-        everyone = []
-        for features, texels, person in batches():
-            rows = self.columns(features, self.light(texels))
-            gram += (rows.T @ rows).double()
-            moment += rows.T @ texels
-            everyone.append(person)
-        person = torch.cat(everyone)
-        penalty = ridge * len(person) * torch.eye(columns, dtype=torch.float64)
+        for at in parts:
+            moment += rows[at : at + _CHUNK].T @ texels[at : at + _CHUNK].float()
+        penalty = ridge * len(rows) * torch.eye(rows.shape[1], dtype=torch.float64)
         penalty[-1, -1] = 0  # the mean is not penalised
-        self.weight.copy_(torch.linalg.solve(gram + penalty, moment.double()))
-        self._fit_traits(batches, person, most)
+        self.weight.copy_(torch.linalg.solve((rows.T @ rows).double() + penalty, moment.double()))
+        chosen = several_first(person, most)
+        self._fit_traits(texels[chosen].float() - rows[chosen] @ self.weight, person[chosen])
 
-    def _fit_traits(
-        self, batches: Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]], person: Tensor, most: int
-    ) -> None:
-        _, place, count = person.unique(return_inverse=True, return_counts=True)
-        chosen = count[place].argsort(descending=True, stable=True)[:most].sort().values
-        wanted = torch.zeros(len(person), dtype=torch.bool)
-        wanted[chosen] = True
-        rest, start = [], 0
-        for features, texels, _ in batches():
-            mine = wanted[start : start + len(texels)]
-            start += len(texels)
-            if mine.any():
-                rest.append((texels - self.guess(features, self.light(texels)))[mine])
-        rows = torch.cat(rest)
-        varying, _ = principal_directions(within_people(rows, person[chosen]), self.varying)
-        across = person_means(rows, person[chosen])
+    def _fit_traits(self, rest: Tensor, person: Tensor) -> None:
+        """Traits of what the regression leaves over, ``(N, 3 V)``."""
+        varying, _ = principal_directions(within_people(rest, person), self.varying)
+        across = person_means(rest, person)
         across -= (across @ varying.T) @ varying
         basis, deviation = principal_directions(across - across.mean(0), len(self.basis))
         self.basis.copy_(basis)

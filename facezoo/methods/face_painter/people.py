@@ -1,0 +1,68 @@
+"""The face painter as a source of people who do not exist: a seed in, an aligned face out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from facezoo.errors import InputError
+from facezoo.methods.base import PeopleGenerator
+from facezoo.methods.checkpoints import checkpoint_config, fill_networks
+from facezoo.methods.face_painter.config import FacePainterTrainingConfig
+from facezoo.nets.face_painter.painter import FacePainter
+
+_LARGEST_SEED = 2**63 - 1
+
+
+class FacePainterPeople(PeopleGenerator):
+    """The trained painter, given identity, traits and light by chance, on surroundings out of focus.
+
+    Args:
+        painter: averaged weights of the training.
+    """
+
+    name: ClassVar[str] = "face_painter"
+
+    def __init__(self, painter: FacePainter) -> None:
+        self.painter = painter.eval().requires_grad_(False)
+        self.size = painter.config.size
+        self.device = torch.device("cpu")
+
+    @classmethod
+    def from_checkpoint(cls, folder: Path, manifest: dict[str, Any]) -> Self:
+        """Builds the painter of a checkpoint folder, strictly.
+
+        Raises:
+            CheckpointError: the configuration or the file does not fit.
+        """
+        painter = FacePainter(checkpoint_config(FacePainterTrainingConfig, folder, manifest))
+        fill_networks(painter.networks(), folder, manifest)
+        return cls(painter)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Moves the networks. Returns the generator itself."""
+        self.device = torch.device(device)
+        self.painter.to(self.device)
+        return self
+
+    @torch.no_grad()
+    def person(self, seed: int, truncation: float) -> Tensor:
+        """See `PeopleGenerator.person`; everything is drawn from the seed, on the CPU."""
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _LARGEST_SEED:
+            raise InputError(f"a seed is a whole number from 0 to {_LARGEST_SEED}, not {seed!r}")
+        if not 0 <= truncation <= 1:
+            raise InputError(f"truncation must be from 0 to 1, not {truncation}")
+        painter, c = self.painter, self.painter.config
+        rng = torch.Generator().manual_seed(seed)
+        drawn = [torch.randn(1, n, generator=rng) for n in (c.identity_dim, c.traits, painter.portrait.light_mean.numel())]
+        normal, own, light = (value.to(self.device) * truncation for value in drawn)
+        identity = painter.identity_distribution(normal)
+        shine = painter.portrait.light(light)
+        surroundings = painter.portrait.surroundings(identity, shine, c.size)
+        state = painter.observe(surroundings, painter.portrait.mesh[None], identity)
+        state = painter.lit(state, shine)
+        picture = painter.paint(surroundings, state, identity, own.clamp(-c.trait_limit, c.trait_limit)).result[0]
+        return picture.float().clamp(-1, 1).cpu()
