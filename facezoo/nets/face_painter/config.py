@@ -18,6 +18,7 @@ class FacePainterConfig:
         shape_traits: directions of the shape that belong to the person and are exchanged.
         texture_traits: directions of the texture that belong to the person beyond its identity vector.
         varying: directions of the texture that differ between pictures of one person and are no traits.
+        details: directions of the texture that only a recovery uses.
         trait_limit: traits are cut to this many deviations: a pair of glasses must not become a person's skin.
         keep_features: the inside of the eyes and of the mouth is taken from the picture: gaze and speech are what a
             face does, not who it is.
@@ -36,6 +37,7 @@ class FacePainterConfig:
     shape_traits: int = 16
     texture_traits: int = 48
     varying: int = 12
+    details: int = 120
     trait_limit: float = 2.0
     keep_features: bool = True
     widths: tuple[int, ...] = (48, 96, 160, 224)

@@ -156,7 +156,7 @@ class FacePainter(nn.Module):
         )
         self.shape = ShapeModel(shape, c.expressions, c.shape_traits)
         features = c.identity_dim + c.expressions + 4
-        self.texture = TextureModel(self.frame.valid, features, c.texture_traits, c.varying)
+        self.texture = TextureModel(self.frame.valid, features, c.texture_traits, c.varying, c.details)
         self.traits = TraitModel(c.identity_dim, c.traits)
         self.identity_distribution = IdentityDistribution(c.identity_dim)
         self.portrait = Portrait(c.identity_dim, self.texture.light_mean.numel(), topology.POINTS)

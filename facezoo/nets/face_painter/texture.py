@@ -26,17 +26,20 @@ class TextureModel(nn.Module):
         features: number of features beside the light's.
         traits: number of traits.
         varying: number of directions that differ between pictures of one person and are no traits.
+        details: number of further directions, of whatever is left; only a recovery uses them.
     """
 
     weight: Tensor
     basis: Tensor
     basis_deviation: Tensor
+    detail: Tensor
+    detail_deviation: Tensor
     valid: Tensor
     light_solver: Tensor
     light_mean: Tensor
     light_deviation: Tensor
 
-    def __init__(self, valid: Tensor, features: int, traits: int, varying: int) -> None:
+    def __init__(self, valid: Tensor, features: int, traits: int, varying: int, details: int) -> None:
         super().__init__()
         self.size = valid.shape[-1]
         self.varying = varying
@@ -47,6 +50,8 @@ class TextureModel(nn.Module):
         self.register_buffer("weight", torch.zeros(columns, texels))
         self.register_buffer("basis", torch.zeros(traits, texels))
         self.register_buffer("basis_deviation", torch.ones(traits))
+        self.register_buffer("detail", torch.zeros(details, texels))
+        self.register_buffer("detail_deviation", torch.ones(details))
         self.register_buffer("light_mean", torch.zeros(3 * _LIGHT_TERMS))
         self.register_buffer("light_deviation", torch.ones(3 * _LIGHT_TERMS))
 
@@ -85,9 +90,15 @@ class TextureModel(nn.Module):
         """Traits in deviations of a face whose regression is known: ``(B, 3 V)`` twice -> ``(B, T)``."""
         return (texels - guess) @ self.basis.T / self.basis_deviation
 
-    def paint(self, features: Tensor, light: Tensor, traits: Tensor) -> Tensor:
-        """Textures ``(B, 3, R, R)`` in [-1, 1]; ``traits (B, T)`` in deviations."""
+    def details(self, texels: Tensor, guess: Tensor) -> Tensor:
+        """What neither regression nor traits tell, in deviations: ``(B, 3 V)`` twice -> ``(B, M)``."""
+        return (texels - guess) @ self.detail.T / self.detail_deviation
+
+    def paint(self, features: Tensor, light: Tensor, traits: Tensor, details: Tensor | None = None) -> Tensor:
+        """Textures ``(B, 3, R, R)`` in [-1, 1]; ``traits (B, T)`` and ``details (B, M)`` in deviations."""
         texels = self.guess(features, light) + (traits * self.basis_deviation) @ self.basis
+        if details is not None:
+            texels = texels + (details * self.detail_deviation) @ self.detail
         return self.unflatten(texels.clamp(-1, 1))
 
     @torch.no_grad()
@@ -123,3 +134,7 @@ class TextureModel(nn.Module):
         basis, deviation = principal_directions(across - across.mean(0), len(self.basis))
         self.basis.copy_(basis)
         self.basis_deviation.copy_(deviation.clamp_min(1e-6))
+        rest -= (rest @ basis.T) @ basis
+        detail, spread = principal_directions(rest, len(self.detail))
+        self.detail.copy_(detail)
+        self.detail_deviation.copy_(spread.clamp_min(1e-6))
