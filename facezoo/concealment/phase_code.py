@@ -56,6 +56,9 @@ class CodeLayout:
         ValueError: The last channel is too small for the reserved positions.
     """
 
+    nonce_bits = NONCE_BITS
+    tag_bits = TAG_BITS
+
     def __init__(self, channels: int, side: int, purpose: str) -> None:
         bits = NONCE_BITS + TAG_BITS
         self.repeats = min(MOST_REPEATS, (side * side - PILOTS) // bits)
@@ -179,9 +182,9 @@ class CodeLayout:
 
     # ------------------------------------------------------------------ streams
     def face_nonce(self, key: Key, crop: Tensor) -> bytes:
-        """Nonce of a face: HMAC of its 8-bit pixels under the key, 4 bytes; ``crop`` is ``(3, S, S)`` in [-1, 1]."""
+        """Nonce of a face: HMAC of its 8-bit pixels under the key, 4 bytes (8 on a lattice); ``crop`` is ``(3, S, S)`` in [-1, 1]."""
         pixels = ((crop.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return key.tag(f"{self.purpose}/nonce", pixels.numpy().tobytes(), NONCE_BITS // 8)
+        return key.tag(f"{self.purpose}/nonce", pixels.numpy().tobytes(), self.nonce_bits // 8)
 
     def _stream(self, key: Key, nonce: bytes, context: bytes) -> Tensor:
         size = self.channels * self.side * self.side
@@ -193,7 +196,7 @@ class CodeLayout:
         return torch.from_numpy(key.uniform(f"{self.purpose}/header", size)) * math.pi
 
     def _tag(self, key: Key, nonce: bytes, context: bytes) -> bytes:
-        return key.tag(f"{self.purpose}/tag", nonce + context, TAG_BITS // 8)
+        return key.tag(f"{self.purpose}/tag", nonce + context, self.tag_bits // 8)
 
 
 def _to_bits(data: bytes) -> Tensor:

@@ -26,8 +26,8 @@ SCALE_STEP = math.log(1.03)
 _REACH = 5
 """Grid steps of turn and scale that are searched to each side: 10 degrees and 16 %. Of 24 pictures of LFW, 3 steps
 missed two that 5 found."""
-_CELL_REACH = 7
-"""Cells of shift that are searched to each side: 28 pixels of the crop."""
+_REACH_PIXELS = 28
+"""Pixels of the crop that are searched to each side, in whole cells."""
 _TOGETHER = 8
 _CERTAIN = 7.0
 _LIKELY = 5.0
@@ -35,17 +35,18 @@ _LIKELY = 5.0
 chance is at 4.1, and at 5 or more once in 130 searches (the key's tag still decides)."""
 
 
-def snapped(transforms: np.ndarray[Any, np.dtype[Any]], size: int) -> _DoubleArray:
+def snapped(transforms: np.ndarray[Any, np.dtype[Any]], size: int, cell: int = CELL) -> _DoubleArray:
     """The nearest places of the grid.
 
     Args:
         transforms: ``(B, 2, 3)`` similarity transforms picture -> crop, pixels.
         size: Side of the crop.
+        cell: Side of the code's cells in pixels.
 
     Returns:
         ``(B, 2, 3)``.
     """
-    return np.stack([_place(t, size, 0, 0) for t in np.asarray(transforms, dtype=np.float64)])
+    return np.stack([_place(t, size, 0, 0, cell) for t in np.asarray(transforms, dtype=np.float64)])
 
 
 def find(
@@ -53,6 +54,7 @@ def find(
     size: int,
     read: Callable[[_DoubleArray], Tensor],
     layout: CodeLayout,
+    cell: int = CELL,
 ) -> _DoubleArray:
     """The place of the grid near ``start`` where the pilots are read best.
 
@@ -61,6 +63,7 @@ def find(
         size: Side of the crop.
         read: Transforms ``(B, 2, 3)`` -> phasors ``(B, 2C, H, W)`` extracted there.
         layout: Where the pilots are.
+        cell: Side of the code's cells in pixels.
 
     Returns:
         ``(2, 3)``; ``start`` itself where no place reads them.
@@ -68,18 +71,18 @@ def find(
     start = np.asarray(start, dtype=np.float64)
     best, best_score = start, _LIKELY
     for steps in _batches(_nearest_first()):
-        places = np.stack([_place(start, size, turn, scale) for turn, scale in steps])
-        scores, shifts = layout.pilot_search(read(places), _CELL_REACH)
+        places = np.stack([_place(start, size, turn, scale, cell) for turn, scale in steps])
+        scores, shifts = layout.pilot_search(read(places), _REACH_PIXELS // cell)
         top = int(scores.argmax())
         if float(scores[top]) > best_score:
             best, best_score = places[top].copy(), float(scores[top])
-            best[:, 2] -= CELL * shifts[top].numpy()
+            best[:, 2] -= cell * shifts[top].numpy()
         if best_score >= _CERTAIN:
             break
     return best
 
 
-def _place(transform: _DoubleArray, size: int, turn_steps: int, scale_steps: int) -> _DoubleArray:
+def _place(transform: _DoubleArray, size: int, turn_steps: int, scale_steps: int, cell: int) -> _DoubleArray:
     """The grid place next to a transform, then some steps of turn and scale away, about the crop's centre."""
     centre = np.full(2, (size - 1) / 2)
     linear = transform[:, :2]
@@ -89,7 +92,7 @@ def _place(transform: _DoubleArray, size: int, turn_steps: int, scale_steps: int
     angle = (round(angle / TURN_STEP) + turn_steps) * TURN_STEP
     scale = math.exp((round(math.log(scale) / SCALE_STEP) + scale_steps) * SCALE_STEP)
     placed = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    shift = CELL * np.round((centre - placed @ in_picture) / CELL)
+    shift = cell * np.round((centre - placed @ in_picture) / cell)
     return np.column_stack([placed, shift])
 
 

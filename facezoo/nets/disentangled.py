@@ -53,6 +53,12 @@ class IdentityDistribution(nn.Module):
         return functional.normalize(self.mean + normal @ self.factor.T, dim=-1)
 
 
+    def whiten(self, identities: Tensor) -> Tensor:
+        """Unit identity vectors ``(B, D)`` -> numbers ``(B, D)`` that ``forward`` turns into them again."""
+        rest = torch.linalg.solve_triangular(self.factor, (identities - self.mean).T, upper=False)
+        return rest.T
+
+
 class DisentangledPainter(nn.Module):
     """Attribute encoder, generator, linear guess and the distribution of identities.
 

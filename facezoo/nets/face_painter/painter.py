@@ -17,13 +17,15 @@ from facezoo.nets.face_painter.config import FacePainterConfig
 from facezoo.nets.face_painter.frame import Rendering, TextureFrame, sample
 from facezoo.nets.face_painter.portrait import Portrait
 from facezoo.nets.face_painter.refiner import Refiner
-from facezoo.nets.face_painter.shape import Pose, ShapeModel
+from facezoo.nets.face_painter.shape import POSE_NUMBERS, Pose, ShapeModel
 from facezoo.nets.face_painter.texture import TextureModel
 
 __all__ = ["FacePainter", "FaceState", "Painting", "TraitModel"]
 
 _SOFT_EDGE = 7
 """Width of the mask's soft edge, in pixels of a crop of 128."""
+_TOLD_LIMIT = 3.0
+"""Traits are told to a recovery up to so many deviations."""
 _TURN_RANGE = (0.45, 0.8)
 """Turns of the head (sine) over which the exchange of shape fades out: an outline seen from the side is not known."""
 
@@ -172,20 +174,21 @@ class FacePainter(nn.Module):
         return {name: getattr(self, name) for name in names}
 
     # ------------------------------------------------------------------ seeing
-    def observe(self, faces: Tensor, mesh: Tensor, identity: Tensor) -> FaceState:
+    def observe(self, faces: Tensor, mesh: Tensor, identity: Tensor, limit: float | None = None) -> FaceState:
         """Takes faces apart.
 
         Args:
             faces: ``(B, 3, S, S)`` aligned crops in [-1, 1].
             mesh: ``(B, N, 3)`` mesh in crop pixels, pixel centres at whole numbers, depth away from the camera.
             identity: ``(B, D)`` unit identity vectors.
+            limit: traits are cut to this many deviations; None: the configuration's.
         """
         points, depth, pose, shapes, behaviour = self._geometry(mesh, faces.shape[-1])
         texels = self.texture.flatten(self.frame.to_texture(faces, points))
         light = self.texture.light(texels)
         guess = self.texture.guess(self._features(identity, behaviour), light)
         traits = torch.cat([self.shape.identities(shapes), self.texture.traits(texels, guess)], 1)
-        own = self.traits.own(traits, identity, self.config.trait_limit)
+        own = self.traits.own(traits, identity, limit or self.config.trait_limit)
         return FaceState(points, depth, pose, shapes, behaviour, light, own, identity)
 
     def _geometry(self, mesh: Tensor, size: int) -> tuple[Tensor, Tensor, Pose, Tensor, Tensor]:
@@ -194,9 +197,11 @@ class FacePainter(nn.Module):
         space = torch.cat([points, depth[..., None]], 2)
         pose = self.shape.pose(space)
         shapes = pose.remove(space)
-        turn = pose.turn
-        behaviour = torch.cat([self.shape.expressions(shapes).clamp(-3, 3), turn * 2, turn.square() * 4], 1)
-        return points, depth, pose, shapes, behaviour
+        return points, depth, pose, shapes, self._behaviour(self.shape.expressions(shapes), pose)
+
+    @staticmethod
+    def _behaviour(expression: Tensor, pose: Pose) -> Tensor:
+        return torch.cat([expression.clamp(-3, 3), pose.turn * 2, pose.turn.square() * 4], 1)
 
     @staticmethod
     def _features(identity: Tensor, behaviour: Tensor) -> Tensor:
@@ -208,7 +213,15 @@ class FacePainter(nn.Module):
         return dataclasses.replace(state, light=light, kept=False)
 
     # ------------------------------------------------------------------ painting
-    def paint(self, faces: Tensor, state: FaceState, identity: Tensor, own: Tensor, refine: bool = True) -> Painting:
+    def paint(
+        self,
+        faces: Tensor,
+        state: FaceState,
+        identity: Tensor,
+        own: Tensor,
+        refine: bool = True,
+        details: Tensor | None = None,
+    ) -> Painting:
         """Paints somebody in the place of a face.
 
         Args:
@@ -217,6 +230,7 @@ class FacePainter(nn.Module):
             identity: ``(B, D)`` unit identity vectors of who is to be painted.
             own: ``(B, T)`` their standardised traits.
             refine: false gives the linear guess.
+            details: ``(B, M)`` what only a recovery knows.
         """
         c = self.config
         traits = self.traits.compose(own, identity)
@@ -224,13 +238,14 @@ class FacePainter(nn.Module):
         size = faces.shape[-1]
         drawn = self.frame.render(points, depth, state.points, size)
         surroundings = sample(faces, drawn.source_places)
-        texture = self.texture.paint(self._features(identity, state.behaviour), state.light, traits[:, c.shape_traits :])
+        features = self._features(identity, state.behaviour)
+        texture = self.texture.paint(features, state.light, traits[:, c.shape_traits :], details)
         painted = sample(texture, drawn.texture_places)
         kept = self._kept(drawn) * float(state.kept)
         mask = self._soft(drawn.inside)
         guess = torch.lerp(surroundings, torch.lerp(painted, surroundings, kept), mask)
         places = (drawn.texture_places * 2 - 1).permute(0, 3, 1, 2)
-        condition = torch.cat([identity * c.identity_dim**0.5, own], 1)
+        condition = torch.cat([identity * c.identity_dim**0.5, own.clamp(-c.trait_limit, c.trait_limit)], 1)
         result = self.refiner(guess, places, mask, condition) if refine else guess
         return Painting(guess, mask, kept * mask, places, condition, result)
 
@@ -257,6 +272,47 @@ class FacePainter(nn.Module):
         blurred = functional.avg_pool2d(inside, width, 1, width // 2)
         ramp = (blurred * 2 - 1).clamp(0, 1)
         return ramp * ramp * (3 - 2 * ramp) * self.taper
+
+    # ------------------------------------------------------------------ a face in numbers
+    @property
+    def numbers(self) -> int:
+        """How many numbers tell a face: see ``describe``."""
+        c = self.config
+        return c.identity_dim + c.traits + c.details + c.expressions + POSE_NUMBERS + self.texture.light_mean.numel()
+
+    def describe(self, faces: Tensor, mesh: Tensor, identity: Tensor) -> Tensor:
+        """A face as about standard normal numbers ``(B, N)``, from which ``recall`` brings it back.
+
+        In order: identity vector (whitened), traits, details, expression, pose, light.
+        """
+        state = self.observe(faces, mesh, identity, _TOLD_LIMIT)
+        texels = self.texture.flatten(self.frame.to_texture(faces, state.points))
+        guess = self.texture.guess(self._features(identity, state.behaviour), state.light)
+        expression = self.shape.expressions(state.shapes)
+        light = (state.light - self.texture.light_mean) / self.texture.light_deviation
+        parts = (
+            self.identity_distribution.whiten(identity),
+            state.own,
+            self.texture.details(texels, guess),
+            expression,
+            self.shape.pose_numbers(state.pose),
+            light,
+        )
+        return torch.cat(parts, 1)
+
+    def recall(self, numbers: Tensor) -> tuple[FaceState, Tensor]:
+        """The face that numbers ``(B, N)`` tell, and its details ``(B, M)``."""
+        c = self.config
+        sizes = (c.identity_dim, c.traits, c.details, c.expressions, POSE_NUMBERS, self.texture.light_mean.numel())
+        white, own, details, expression, placed, light = numbers.split(sizes, 1)
+        identity = self.identity_distribution(white)
+        pose = self.shape.pose_from_numbers(placed)
+        traits = self.traits.compose(own, identity)[:, : c.shape_traits]
+        shapes = self.shape.compose(expression, traits)
+        space = pose.apply(shapes)
+        behaviour = self._behaviour(expression, pose)
+        shine = light * self.texture.light_deviation + self.texture.light_mean
+        return FaceState(space[..., :2], space[..., 2], pose, shapes, behaviour, shine, own, identity), details
 
     # ------------------------------------------------------------------ fitting
     @torch.no_grad()

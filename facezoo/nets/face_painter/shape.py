@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Pose", "ShapeModel", "person_means", "principal_directions", "several_first", "within_people"]
+__all__ = ["POSE_NUMBERS", "Pose", "ShapeModel", "person_means", "principal_directions", "several_first", "within_people"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,27 @@ class Pose:
     def turn(self) -> Tensor:
         """``(B, 2)``: where the face's forward direction points, to the right and down; 0 from the front, at most 1."""
         return self.rotation[:, :2, 2]
+
+
+POSE_NUMBERS = 6
+_TURN_UNIT, _SIZE_UNIT, _SHIFT_UNIT = 0.35, 0.1, 0.05
+"""Radians, logarithm of the size and crop units that count as one deviation of a pose."""
+
+
+def rotation_vector(rotation: Tensor) -> Tensor:
+    """Axis times angle in radians, ``(B, 3, 3)`` -> ``(B, 3)``, angles below half a turn."""
+    skew = rotation - rotation.transpose(1, 2)
+    axis = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], 1) / 2
+    sine = axis.norm(dim=1, keepdim=True)
+    cosine = (rotation.diagonal(dim1=1, dim2=2).sum(1, keepdim=True) - 1) / 2
+    return axis * (torch.atan2(sine, cosine) / sine.clamp_min(1e-9))
+
+
+def rotation_matrix(vector: Tensor) -> Tensor:
+    """Inverse of ``rotation_vector``."""
+    x, y, z = vector.unbind(1)
+    zero = torch.zeros_like(x)
+    return torch.linalg.matrix_exp(torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).view(-1, 3, 3))
 
 
 def fit_pose(points: Tensor, mean: Tensor) -> Pose:
@@ -114,11 +135,15 @@ class ShapeModel(nn.Module):
     expression_deviation: Tensor
     identity: Tensor
     identity_deviation: Tensor
+    usual_scale: Tensor
+    usual_shift: Tensor
 
     def __init__(self, start: Tensor, expressions: int, identities: int) -> None:
         super().__init__()
         columns = start.numel()
         self.register_buffer("mean", start.float().clone())
+        self.register_buffer("usual_scale", torch.ones(()))
+        self.register_buffer("usual_shift", torch.zeros(2))
         for name, rows in (("expression", expressions), ("identity", identities)):
             self.register_buffer(name, torch.zeros(rows, columns))
             self.register_buffer(f"{name}_deviation", torch.ones(rows))
@@ -140,6 +165,25 @@ class ShapeModel(nn.Module):
         moved = (change * self.identity_deviation) @ self.identity
         return shapes + moved.view_as(shapes)
 
+    def compose(self, expression: Tensor, identity: Tensor) -> Tensor:
+        """Shapes without pose from deviations ``(B, E)`` and ``(B, K)``: ``(B, N, 3)``."""
+        moved = (expression * self.expression_deviation) @ self.expression
+        return self.exchange(self.mean + moved.view(-1, *self.mean.shape), identity)
+
+    def pose_numbers(self, pose: Pose) -> Tensor:
+        """A pose as about standard normal numbers ``(B, 6)``: turn about three axes, size, place."""
+        vector = rotation_vector(pose.rotation) / _TURN_UNIT
+        size = torch.log(pose.scale[:, 0] / self.usual_scale) / _SIZE_UNIT
+        place = (pose.shift[:, 0, :2] - self.usual_shift) / _SHIFT_UNIT
+        return torch.cat([vector, size, place], 1)
+
+    def pose_from_numbers(self, numbers: Tensor) -> Pose:
+        """Inverse of ``pose_numbers``; the depth, which no picture shows, is 0."""
+        scale = torch.exp(numbers[:, 3:4, None] * _SIZE_UNIT) * self.usual_scale
+        place = numbers[:, 4:6] * _SHIFT_UNIT + self.usual_shift
+        shift = torch.cat([place, torch.zeros_like(place[:, :1])], 1)[:, None]
+        return Pose(rotation_matrix(numbers[:, :3] * _TURN_UNIT), scale, shift)
+
     @torch.no_grad()
     def fit(self, points: Tensor, person: Tensor) -> None:
         """Fits mean and bases.
@@ -154,6 +198,9 @@ class ShapeModel(nn.Module):
             shapes = fit_pose(points, mean).remove(points)
             mean = shapes.mean(0)
         self.mean.copy_(mean)
+        pose = fit_pose(points, mean)
+        self.usual_scale.copy_(pose.scale.log().mean().exp())
+        self.usual_shift.copy_(pose.shift[:, 0, :2].mean(0))
         rows = (shapes - mean).flatten(1)
         expression, deviation = principal_directions(within_people(rows, person), len(self.expression))
         across = person_means(rows, person)
