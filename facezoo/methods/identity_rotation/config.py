@@ -48,8 +48,8 @@ class IdentityRotationConfig(ConcealConfig):
         adversarial_start: Batches before the discriminator joins (ours; 0 in the book).
         swap_share: Part of each batch that is given a foreign or rotated identity (book's training: self only for the
             reconstruction, two random faces for the visual check).
-        swap_every: Batches of which one has foreign identities; on a CPU the loss's recogniser costs more than the
-            generator.
+        swap_every: Batches of which one has the losses (6.11) and (6.12), on all its faces, and foreign identities
+            (book: 1); on a CPU the loss's recogniser costs more than the generator.
         recogniser_jitter: Largest random shift, as a part of the size, before the loss's recogniser sees a picture:
             an adversarial pattern does not survive it, a changed face does.
 
