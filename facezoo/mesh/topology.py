@@ -117,7 +117,7 @@ INNER_LIPS: Final = (
     78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95,
 )  # fmt: skip
 
-#: Edges of the lids, closed, each from its outer corner over the upper lid: the eye at the picture's left, at its right.
+#: Edges of the lids, closed, each from its outer corner over the upper lid: the eye at the picture's left, the other.
 EYES: Final = (
     (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
     (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249),
