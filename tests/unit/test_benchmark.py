@@ -188,7 +188,7 @@ def test_other_settings_judges_data_or_code_are_measured_anew(measured, packed, 
     assert other != hashes["protocol_sha256"]
     assert benchmark._protocol_sha256(SETTINGS, [judge("one")]) != hashes["protocol_sha256"]
     assert benchmark._protocol_sha256(dataclasses.replace(SETTINGS, progress=True), JUDGES) == hashes["protocol_sha256"]
-    monkeypatch.setattr(benchmark, "PROTOCOL_VERSION", 2)
+    monkeypatch.setattr(benchmark, "PROTOCOL_VERSION", benchmark.PROTOCOL_VERSION + 1)
     assert benchmark._protocol_sha256(SETTINGS, JUDGES) != hashes["protocol_sha256"]
     monkeypatch.setattr(benchmark, "_sources_sha256", lambda module: "changed")
     assert list_candidates(["pixelation"])[0].sha256 != hashes["model_sha256"]
