@@ -18,6 +18,7 @@ from torch import Tensor
 from facezoo.evaluate.judges import to_pictures, to_tensor
 from facezoo.faces.mask import face_mask
 from facezoo.mesh import load_mesh
+from facezoo.metrics.cases import MeanMetric
 from facezoo.metrics.looks import (
     CROP,
     DetailRatio,
@@ -149,7 +150,7 @@ class Looks:
             For each name of ``LOOKS`` an interval with ``missing``; for ``frechet`` its ``value``, that of the real
             halves, their ratio and n, or the reason why it is absent.
         """
-        means = {
+        means: dict[str, MeanMetric] = {
             "detail": DetailRatio(), "grain": GrainOutside(), "seam": SeamStep(), "tone": ToneShift(),
         }  # fmt: skip
         mesh, gaze, frechet = MeshError(), GazeError(), HalvesFrechet()
@@ -173,9 +174,10 @@ class Looks:
                     seen.features.masked_fill(lost[:, None], torch.nan), before.features, self.second_half[rows]
                 )
             advance(len(result))
+        measured: dict[str, MeanMetric | ExpressionKept] = {**means, "mesh": mesh, **kept, "gaze": gaze}
         figures: dict[str, Any] = {
             name: {**metric.interval(self.seed).to_dict(), "missing": int(metric.missing)}
-            for name, metric in {**means, "mesh": mesh, **kept, "gaze": gaze}.items()
+            for name, metric in measured.items()
         }
         figures["frechet"] = self._frechet(frechet)
         return {name: figures[name] for name in LOOKS}
@@ -190,19 +192,14 @@ class Looks:
         return self._known
 
     def _frechet(self, metric: HalvesFrechet) -> dict[str, Any]:
+        counted = {"n": int(metric.counts[:2].sum()), "missing": int(metric.missing)}
         if self.alexnet is None:
-            return {"value": None, "absent": _NO_ALEXNET}
-        value, real = float(metric.compute()), metric.real()
-        if np.isnan(value):
-            return {"value": None, "absent": "needs two faces in each half"}
-        return {
-            "value": value / real,
-            "distance": value,
-            "real": real,
-            "features": "AlexNet conv5 over the oval",
-            "n": int(metric.counts[:2].sum()),
-            "missing": int(metric.missing),
-        }
+            return {"value": None, "absent": _NO_ALEXNET, **counted}
+        distance, real = float(metric.compute()), metric.real()
+        if np.isnan(distance) or real <= 0.0:
+            return {"value": None, "absent": "needs two faces in each half", **counted}
+        features = "AlexNet conv5 over the oval"
+        return {"value": distance / real, "distance": distance, "real": real, "features": features, **counted}
 
 
 def looks_cells(figures: Mapping[str, Any], intervals: bool = True) -> list[str]:
@@ -213,10 +210,13 @@ def looks_cells(figures: Mapping[str, Any], intervals: bool = True) -> list[str]
         if figure["value"] is None:
             cells.append("-")
             continue
-        text = f"{figure['value']:.{digits}f}"
-        if intervals and figure.get("low") is not None:
-            between = "-" if figure["low"] >= 0 else " to "
-            text += f" ({figure['low']:.{digits}f}{between}{figure['high']:.{digits}f})"
+        # Adding 0 makes a rounded -0.0 a plain 0.
+        value, low, high = (
+            None if figure.get(end) is None else round(figure[end], digits) + 0.0 for end in ("value", "low", "high")
+        )
+        text = f"{value:.{digits}f}"
+        if intervals and low is not None:
+            text += f" ({low:.{digits}f}{'-' if low >= 0 else ' to '}{high:.{digits}f})"
         if name == "frechet":
             text += f" ({figure['distance']:.1f} / {figure['real']:.1f})"
         cells.append(text)

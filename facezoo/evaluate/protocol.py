@@ -417,6 +417,9 @@ def _verdicts(sanity: Mapping[str, Any], far: float) -> list[str]:
     """What is wrong with the benchmark itself; empty when the sanity rows say what they must."""
     problems = []
     key = f"far_{far:g}"
+    looks = sanity["identity"].get("looks")
+    if looks is not None and (looks["grain"]["value"] < 99 or (looks["mesh"]["value"] or 0.0) > 0.1):
+        problems.append("The figures of looks find differences between every original and itself.")
     for name in sanity["identity"]["judges"]:
         rates = {row: sanity[row]["judges"][name]["taken"][key] for row in sanity}
         if rates["identity"]["value"] < 1.0:

@@ -69,16 +69,16 @@ _GAPS: Final[dict[str, tuple[tuple[int, int], ...]]] = {
 #: Places of AlexNet's fifth layer in the crop: 16 k + 15 (strides of 4, 2 and 2; k from 0 to 6).
 _CONV5_FIRST, _CONV5_STEP, _CONV5_SIDE = 15, 16, 7
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 
 
-def oval_radius(x: npt.ArrayLike, y: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def oval_radius(x: npt.ArrayLike, y: npt.ArrayLike) -> Floats:
     """Distance from the middle of the oval, 1 on the ellipse with the semi-axes 40 and 50 about (64, 73)."""
     return np.hypot((np.asarray(x, np.float64) - 64.0) / 40.0, (np.asarray(y, np.float64) - 73.0) / 50.0)
 
 
 @lru_cache(maxsize=1)
-def _radius() -> npt.NDArray[np.float64]:
+def _radius() -> Floats:
     y, x = np.mgrid[0:CROP, 0:CROP]
     return oval_radius(x, y)
 
@@ -86,14 +86,14 @@ def _radius() -> npt.NDArray[np.float64]:
 @lru_cache(maxsize=1)
 def _inside() -> Floats:
     """(CROP^2,) weights of the mean inside the oval."""
-    inside = (_radius() < _INSIDE).reshape(-1).astype(np.float32)
+    inside = (_radius() < _INSIDE).reshape(-1).astype(np.float64)
     return inside / inside.sum()
 
 
 @lru_cache(maxsize=1)
 def _outside() -> Floats:
     """(CROP^2,) weights of the mean over the surroundings."""
-    outside = (_radius() > _OUTSIDE).reshape(-1).astype(np.float32)
+    outside = (_radius() > _OUTSIDE).reshape(-1).astype(np.float64)
     return outside / outside.sum()
 
 
@@ -103,7 +103,7 @@ def _across() -> Floats:
     y, x = np.mgrid[0:CROP, 0:CROP]
     angle = np.arctan2((y - 73.0) / 50.0, (x - 64.0) / 40.0)
     sector = np.floor((angle + np.pi) / (2 * np.pi) * _SECTORS).astype(int) % _SECTORS
-    steps = np.zeros((CROP * CROP, _SECTORS), np.float32)
+    steps = np.zeros((CROP * CROP, _SECTORS))
     for sign, (low, high) in zip((1.0, -1.0), _RINGS, strict=True):
         ring = (_radius() >= low) & (_radius() <= high)
         for number in range(_SECTORS):
@@ -113,8 +113,8 @@ def _across() -> Floats:
 
 
 def _levels(pictures: Tensor) -> Tensor:
-    """(B, 3, 128, 128) in [-1, 1] -> (B, 3, 128^2) in levels of 0 to 255."""
-    return (pictures.detach().float().flatten(2) + 1.0) * 127.5
+    """(B, 3, 128, 128) in [-1, 1] -> (B, 3, 128^2) float64 in levels of 0 to 255."""
+    return (pictures.detach().double().flatten(2) + 1.0) * 127.5
 
 
 def _check(results: Tensor, originals: Tensor) -> None:
@@ -124,12 +124,12 @@ def _check(results: Tensor, originals: Tensor) -> None:
 
 
 def _detail(pictures: Tensor) -> Tensor:
-    """Mean absolute Laplacian of the luma inside the oval, in levels: (B,), float64."""
+    """Mean absolute Laplacian of the luma inside the oval, in levels: (B,)."""
     rgb = _levels(pictures)
     luma = (rgb * rgb.new_tensor([0.299, 0.587, 0.114])[:, None]).sum(dim=1).view(-1, 1, CROP, CROP)
     kernel = luma.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
     edges = functional.conv2d(luma, kernel, padding=1).abs().flatten(1)
-    return (edges @ edges.new_tensor(_inside())).double()
+    return edges @ edges.new_tensor(_inside())
 
 
 class DetailRatio(MeanMetric):
@@ -161,7 +161,7 @@ class GrainOutside(MeanMetric):
         """
         _check(results, originals)
         squared = (_levels(results) - _levels(originals)).square().mean(dim=1)
-        error = (squared @ squared.new_tensor(_outside())).double()
+        error = squared @ squared.new_tensor(_outside())
         decibels = 10 * torch.log10(255.0**2 / error.clamp(min=1e-30))
         self.keep(torch.where(error.isfinite(), decibels.clamp(max=PSNR_CEILING), math.nan))
 
@@ -181,7 +181,7 @@ class SeamStep(MeanMetric):
         """
         _check(results, originals)
         first, second = ((_levels(p) @ _levels(p).new_tensor(_across())).abs() for p in (results, originals))
-        self.keep((first - second).double().mean(dim=(1, 2)))
+        self.keep((first - second).mean(dim=(1, 2)))
 
 
 class ToneShift(MeanMetric):
@@ -197,7 +197,7 @@ class ToneShift(MeanMetric):
         """
         _check(results, originals)
         first, second = (_levels(p) @ _levels(p).new_tensor(_inside()) for p in (results, originals))
-        self.keep((first - second).abs().double().mean(dim=1))
+        self.keep((first - second).abs().mean(dim=1))
 
 
 class MeshError(MeanMetric):
@@ -306,7 +306,7 @@ class ExpressionKept(Metric):
         self.originals.append(first[known])
         self.results.append(second[known])
 
-    def _pairs(self) -> npt.NDArray[np.float64]:
+    def _pairs(self) -> Floats:
         """(N, 2), sorted, so that neither chunks nor processes change the interval."""
         pairs = np.stack([collected(self.originals).cpu().numpy(), collected(self.results).cpu().numpy()], axis=1)
         return pairs[np.lexsort(pairs.T)]
