@@ -53,11 +53,11 @@ WORDS = {
     "ksame_select": "As `ksame_pixel`, within `sex` (`utility=sex`): the mean keeps the label, and is a little nearer.",
     "ksame_m": "Looks averaged in the mean shape of five landmarks, warped to the group's mean shape.",
     "ksame_furthest": "Everybody gets the mean of a group far away, so that already k = 2 looks like a stranger.",
-    "dp_kanonymity": "The reference set is the measured set itself, so a neighbour can be another picture of the "
-    "same person. The last three columns are the attribute accuracies of figures 4.3 and 4.4: O is what the face "
-    "gets, P what it had, R what its neighbours mostly have. At epsilon 0 attributes are coins and the editor works "
-    "hardest; from 0.1 on O follows R, and the face keeps nearly everything. The PSR shows what the method is not for: "
-    "a recogniser knows nearly everybody still.",
+    "dp_kanonymity": "The reference set is the measured set itself, so the person in the picture is one of the "
+    "neighbours, with one vote. The last three columns are the attribute accuracies of figures 4.3 and 4.4: O is "
+    "what the face gets, P what it had, R what its neighbours mostly have. At epsilon 0 attributes are coins and the "
+    "editor works hardest; from 0.1 on O follows R, and the face keeps nearly everything. The PSR shows what "
+    "the method is not for: a recogniser knows nearly everybody still.",
 }
 ORDER = tuple(WORDS)
 SHORT = {

@@ -5,6 +5,9 @@
     python scripts/publish_checkpoint.py runs/NAME/checkpoint --evaluation evaluated/evaluation.json
 
 Where there is no evaluation yet, ``--curves`` takes the figures of ``facezoo curves NAME --vary epsilon=...``.
+Where only the words changed: ``python scripts/publish_checkpoint.py checkpoints/NAME --evaluation
+MODEL_CARDS/results/NAME.json``.
+
 A generator of people is measured by ``scripts/evaluate_generator.py`` instead.
 
 The words of the card are ``MODEL_CARDS/text/NAME.yaml``: its ``card`` sections, ``status``, ``version``, ``licences``,
@@ -121,8 +124,8 @@ def unchanged(manifest: Mapping[str, Any], checkpoints: Path) -> dict[str, str]:
         CheckpointError: that checkpoint is damaged.
     """
     start = manifest["training"].get("started_from", {}).get("name", "")
-    if not start or not (checkpoints / start).is_dir():
-        return {}
+    if start in ("", manifest["name"]) or not (checkpoints / start).is_dir():
+        return {}  # what went on from an earlier state of itself is no other checkpoint's
     theirs = read_manifest(checkpoints / start)[0]["files"]
     return {
         file.partition(".")[0]: theirs[file].get("from", start)

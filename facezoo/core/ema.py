@@ -40,11 +40,15 @@ class NetworkEMA(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_batch: Any) -> None:
-        """Moves the averages of the networks that learn in this phase."""
+        """Moves the averages of the networks that learned in this batch.
+
+        Where ten discriminator batches go before each generator batch, those ten must not wear the generator's average.
+        """
         module = phased(pl_module)
-        phase, _ = module.locate(module.batches_seen - 1)
+        phase, position = module.locate(module.batches_seen - 1)
+        learned = phase.learning(position)
         for name, average in self.shadow.items():
-            if name not in phase.train:
+            if name not in learned:
                 continue
             seen = self.updates[name]
             decay = min(self.decay, (1 + seen) / (10 + seen))

@@ -40,12 +40,15 @@ class Phase:
         train: Names of the networks that learn; all others are frozen and in eval mode.
         discriminator_batches: Discriminator batches for each generator batch, e.g. 10 for SDN. 0: both sides learn in
             every batch.
+        judges: Networks of ``train`` that learn in discriminator batches; the others learn in generator batches. Empty:
+            all of them may learn in every batch.
     """
 
     name: str
     batches: int
     train: tuple[str, ...]
     discriminator_batches: int = 0
+    judges: tuple[str, ...] = ()
 
     def side(self, position: int) -> Side:
         """Which side learns in the batch at ``position`` of this phase (0-based)."""
@@ -53,6 +56,13 @@ class Phase:
             return "both"
         cycle = self.discriminator_batches + 1
         return "generator" if position % cycle == self.discriminator_batches else "discriminator"
+
+    def learning(self, position: int) -> tuple[str, ...]:
+        """Networks that learn in the batch at ``position``."""
+        side = self.side(position)
+        if side == "both" or not self.judges:
+            return self.train
+        return tuple(name for name in self.train if (name in self.judges) == (side == "discriminator"))
 
 
 def phased(module: L.LightningModule) -> PhasedModule:

@@ -40,12 +40,14 @@ class Attribute:
         kind: "identity" or "style" related, as the papers divide them.
         values: what it can be; labels are indices into this.
         doc: what is meant.
+        outside: whether it is seen around the inner face, which is all that some checkpoints paint.
     """
 
     name: str
     kind: Kind
     values: tuple[str, ...]
     doc: str
+    outside: bool = False
 
 
 ATTRIBUTES: Final[Mapping[str, Attribute]] = {
@@ -54,7 +56,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
         Attribute("sex", "identity", ("female", "male"), "as the face is read by others"),
         Attribute("age", "identity", ("child", "young", "middle", "old"), "to 15, 16 to 34, 35 to 54, from 55"),
         Attribute("smiling", "identity", ("no", "yes"), "neutral or serious, or happy"),
-        Attribute("hair", "style", ("black", "brown", "blond", "gray"), "colour of the hair above the forehead"),
+        Attribute("hair", "style", ("black", "brown", "blond", "gray"), "colour of the hair above the forehead", True),
         Attribute("skin", "style", ("light", "medium", "dark"), "tone of the cheeks in this picture's light"),
         Attribute("beard", "style", ("no", "yes"), "beard or stubble"),
         Attribute("mustache", "style", ("no", "yes"), "hair on the upper lip"),

@@ -62,7 +62,7 @@ __all__ = [
     "run_benchmark",
 ]
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """Raised whenever the same model on the same data would get another figure: older results are then made again."""
 
 QUICK: Final = EvaluationSettings(limit=200, key_count=8, formats=("png", "jpeg85"))

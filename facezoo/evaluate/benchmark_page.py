@@ -19,6 +19,7 @@ from PIL import Image
 from facezoo.errors import FacezooError, OutputError
 from facezoo.evaluate.benchmark import Candidate, Outcome
 from facezoo.evaluate.judges import to_pictures, to_tensor
+from facezoo.evaluate.looks import LOOKS, looks_cells, looks_notes
 from facezoo.evaluate.paper_rows import PAPER_ROWS
 from facezoo.files import atomic_write
 
@@ -67,6 +68,7 @@ def page_text(
         lines += _circumstances(done, command, machine)
         lines += [f"![{_alt(name)}]({name})\n" for name in pictures]
         lines += _privacy(done)
+        lines += _looks(done)
         lines += _recovery(done)
         lines += _groups(done)
     missing = [outcome for outcome in outcomes if outcome.result is None]
@@ -157,6 +159,39 @@ def _privacy(done: Sequence[Outcome]) -> list[str]:
     if any("*" in cell for row in rows[len(_evaluation(done[0])["sanity"]) :] for cell in row):
         lines += ["\\* This judge took part in the method's training: its figures flatter.", ""]
     return [line.replace(")*", ")\\*") if line.startswith("| ") else line for line in lines]
+
+
+def _looks(done: Sequence[Outcome]) -> list[str]:
+    """How the faces look, beside the rate of the judge that sees most; nothing where no result has it."""
+    first = _evaluation(done[0])
+    judges, main = _judges(done), f"far_{first['far'][0]:g}"
+    rows = []
+    subjects: dict[str, Mapping[str, Any]] = {}
+    for name, row in first["sanity"].items():
+        if row.get("looks") is not None:
+            worst = max((row["judges"][judge]["taken"][main] for judge in judges), key=lambda rate: rate["value"])
+            subjects[f"*{name.replace('_', ' ')}*"] = row
+            rows.append([f"*{name.replace('_', ' ')}*", _percent(worst), *looks_cells(row["looks"], intervals=False)])
+    for outcome in done:
+        part = _evaluation(outcome)["anonymized"]
+        if part.get("looks") is not None:
+            subjects[outcome.candidate.name] = part
+            taken = f"{100 - _protected(outcome):.1f}"
+            rows.append([outcome.candidate.name, taken, *looks_cells(part["looks"], intervals=False)])
+    if not rows:
+        return []
+    goals = ["*good*", "", *(good for _, _, good in LOOKS.values())]
+    header = ["", "taken for the original", *(title for title, _, _ in LOOKS.values())]
+    return [
+        "## Looks",
+        "",
+        "Whether the faces can be published: the saved pictures beside the originals, aligned crops of 128 pixels "
+        "(docs/measuring.md has the formulas), and beside them the rate, in percent, of the independent judge that "
+        "sees most. Looks alone say nothing about privacy: the original itself has the best ones.",
+        "",
+        *_table(header, [*rows, goals]),
+        *looks_notes(subjects),
+    ]
 
 
 def _recovery(done: Sequence[Outcome]) -> list[str]:

@@ -50,9 +50,10 @@ def own_people(
         gallery = Gallery(packed.batch(rows), np.asarray(packed.identity)[rows], points=points, labels=labels)
         return {"gallery": gallery}, f"gallery: the first pictures of the {len(rows)} people of the set"
     if "reference" in known and "reference" not in given:
-        count = len(PackedFaces(data))
+        packed = PackedFaces(data)
+        count = len(first_pictures(packed))
         added: dict[str, object] = {"reference": os.fspath(data)}
-        people = f"reference: the {count} pictures of the set, with the measured ones"
+        people = f"reference: the {count} people of the set ({len(packed)} pictures), with the measured ones"
         defaults = kind.defaults()
         wanted, share = int(str(options.get("k", defaults["k"]))), float(str(defaults["gamma"]))
         if "gamma" not in given and varied != "k" and count * share < wanted <= count:

@@ -34,6 +34,7 @@ from facezoo.data.packed import PackedFaces
 from facezoo.errors import FacezooError, InputError
 from facezoo.evaluate.formats import DEFAULT_FORMATS, check_format, through_file
 from facezoo.evaluate.judges import Judge, own_encoder, to_pictures, to_tensor
+from facezoo.evaluate.looks import Looks, on_crops
 from facezoo.evaluate.sanity import SANITY_ROWS, sanity_pictures
 from facezoo.evaluate.subjects import EvaluationKeys, as_face_method
 from facezoo.files import sha256_file
@@ -72,6 +73,7 @@ class EvaluationSettings:
         batch_size: faces at a time.
         device: where the judges compute (the method is where its owner put it).
         detector: name of the detector of the detection rate; None: no detection rate.
+        looks: whether to measure how the faces look (``facezoo.evaluate.looks``).
         identity_encoders: recognisers that took part in the method's training, beside those that the method itself
             names; as judges they are marked.
         progress: whether to show a progress bar.
@@ -86,6 +88,7 @@ class EvaluationSettings:
     batch_size: int = 16
     device: str = "cpu"
     detector: str | None = "yunet"
+    looks: bool = True
     identity_encoders: tuple[str, ...] = ()
     progress: bool = True
 
@@ -163,6 +166,7 @@ class _Run:
         self.chosen = self._choose(len(data))
         size = (self.info.crop_size if self.info else None) or data.size
         self.gallery = data.batch(np.arange(len(data)))
+        unscaled = self.gallery[self.chosen]
         if size != data.size:
             # The template at another size; what is then saved in 8 bits is the original.
             window = TemplateWindow(size, 128.0 / size, 0.0, 0.0)
@@ -180,6 +184,16 @@ class _Run:
             if reason is not None:
                 self.taught[recogniser.name] = reason
         self.perceptual = load_lpips()
+        self.looks: Looks | None = None
+        if settings.looks:
+            self.looks = Looks(
+                unscaled,
+                self.identities,
+                self.perceptual,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+                device=settings.device,
+            )
         self.embeddings: dict[str, dict[str, npt.NDArray[np.float64]]] = {judge.name: {} for judge in self.judges}
         self.progress = _Progress(self._total(), settings.progress)
 
@@ -195,7 +209,8 @@ class _Run:
         recovered = (len(self.formats) + 2 * self.uses_key) if self.reversible else 0
         embedded = made + recovered + len(SANITY_ROWS)
         detected = (1 + len(SANITY_ROWS)) if self.settings.detector else 0
-        return faces * (made + recovered + embedded * judges + detected) + len(self.gallery) * judges
+        seen = (2 + len(SANITY_ROWS)) if self.settings.looks else 0
+        return faces * (made + recovered + embedded * judges + detected + seen) + len(self.gallery) * judges
 
     # Steps
 
@@ -255,6 +270,13 @@ class _Run:
             self.progress.add(1)
         return wilson(found, len(pictures)).to_dict()
 
+    def look_at(self, pictures: ByteArray, failed: Flags | None = None) -> dict[str, Any] | None:
+        """How a stage's pictures look, as saved to a PNG and read again, beside the originals."""
+        if self.looks is None:
+            return None
+        saved = np.stack([through_file(picture, "png") for picture in pictures])
+        return self.looks.measure(on_crops(saved, self.originals, self.looks.originals), failed, self.progress.add)
+
     # Figures
 
     def privacy(self, name: str) -> dict[str, Any]:
@@ -313,7 +335,11 @@ class _Run:
             self.progress.stage(f"sanity: {name}")
             pictures = sanity_pictures(name, self.originals, self.identities, self.settings.seed)
             self.embed(f"sanity_{name}", pictures)
-            rows[name] = {"judges": self.privacy(f"sanity_{name}"), "detected": self.detect(pictures)}
+            rows[name] = {
+                "judges": self.privacy(f"sanity_{name}"),
+                "detected": self.detect(pictures),
+                "looks": self.look_at(pictures),
+            }
         return rows
 
     def run(self) -> dict[str, Any]:
@@ -334,6 +360,7 @@ class _Run:
             "anonymized": {
                 "judges": self.privacy("anonymized"),
                 "detected": self.detect(anonymized.pictures, anonymized.failed),
+                "looks": self.look_at(anonymized.pictures, anonymized.failed),
                 "failed": int(anonymized.failed.sum()),
                 "seconds_a_face": seconds / len(self.originals),
             },
@@ -390,6 +417,9 @@ def _verdicts(sanity: Mapping[str, Any], far: float) -> list[str]:
     """What is wrong with the benchmark itself; empty when the sanity rows say what they must."""
     problems = []
     key = f"far_{far:g}"
+    looks = sanity["identity"].get("looks")
+    if looks is not None and (looks["grain"]["value"] < 99 or (looks["mesh"]["value"] or 0.0) > 0.1):
+        problems.append("The figures of looks find differences between every original and itself.")
     for name in sanity["identity"]["judges"]:
         rates = {row: sanity[row]["judges"][name]["taken"][key] for row in sanity}
         if rates["identity"]["value"] < 1.0:

@@ -4,6 +4,8 @@ The JSON (``facezoo_evaluation``: 1) holds, beside the circumstances (n, seed, h
 
 * ``anonymized.judges.<judge>.taken.<threshold>``: part taken for the original; ``.rank_one``; ``.cosine``.
   ``anonymized.detected``, ``.failed``, ``.seconds_a_face``.
+* ``anonymized.looks.<figure>``: how the saved pictures look beside the originals (``facezoo.evaluate.looks.LOOKS``);
+  null, or not there in older reports, where it was not measured.
 * ``diversity.judges.<judge>``: the same picture under two keys; ``.failed``.
 * ``recovered.<format>``, ``wrong_key``, ``near_key``: ``judges.<judge>.taken...``, ``psnr``, ``ssim``, ``failed``.
 * ``sanity.<row>``: as ``anonymized``.
@@ -18,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from facezoo.evaluate.looks import LOOKS, looks_cells, looks_notes
 from facezoo.files import atomic_write, check_output
 
 __all__ = ["JSON_NAME", "MARKDOWN_NAME", "check_report", "markdown_report", "write_report"]
@@ -103,6 +106,7 @@ def markdown_report(result: Mapping[str, Any]) -> str:
             for name, row in subjects.items()
         ],
     )
+    lines += _looks(subjects, judges, marked, main)
     if result["diversity"] is not None:
         lines += ["One picture under two keys:", ""]
         lines += _table(
@@ -146,6 +150,34 @@ def markdown_report(result: Mapping[str, Any]) -> str:
     speed = 1000 * result["anonymized"]["seconds_a_face"]
     lines.append(f"{speed:.1f} ms a face to anonymize; {result['anonymized']['failed']} faces failed.")
     return "\n".join(lines) + "\n"
+
+
+def _looks(
+    subjects: Mapping[str, Mapping[str, Any]], judges: Sequence[str], marked: Mapping[str, str], main: str
+) -> list[str]:
+    """How the faces look, beside what the judges take for the original; nothing where it was not measured."""
+    rows = [
+        [
+            name,
+            *(_percent(row["judges"][judge]["taken"][main]) for judge in judges),
+            *looks_cells(row["looks"]),
+        ]
+        for name, row in subjects.items()
+        if row.get("looks") is not None
+    ]
+    if not rows:
+        return []
+    goals = ["*good*", *("" for _ in judges), *(good for _, _, good in LOOKS.values())]
+    header = ["", *(f"taken by {marked[judge]}" for judge in judges), *(title for title, _, _ in LOOKS.values())]
+    lines = [
+        "## Looks",
+        "",
+        "The saved pictures beside the originals, aligned crops of 128 pixels (docs/measuring.md has the formulas). "
+        "Looks alone say nothing about privacy: the original itself has the best ones.",
+        "",
+        *_table(header, [*rows, goals]),
+    ]
+    return lines + looks_notes(subjects)
 
 
 def check_report(folder: Path, overwrite: bool = False) -> None:

@@ -133,6 +133,11 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
             shown[f"wrong key {of}"] = percent(results["wrong_key"]["judges"][judge]["taken"][far])
     if results["anonymized"].get("detected"):
         shown["faces detected"] = percent(results["anonymized"]["detected"])
+    if results["anonymized"].get("looks"):
+        from facezoo.evaluate.looks import LOOKS, looks_cells
+
+        cells = looks_cells(results["anonymized"]["looks"])
+        shown |= {f"looks: {title}": cell for (title, _, _), cell in zip(LOOKS.values(), cells, strict=True)}
     if results["reversible"]:
         shown["PSNR, png, dB"] = plain(results["recovered"]["png"]["psnr"], 1)
         shown["SSIM, png"] = plain(results["recovered"]["png"]["ssim"], 3)

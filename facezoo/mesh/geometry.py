@@ -17,12 +17,12 @@ __all__ = ["eye_distance", "head_pose", "oval_mask", "visible_triangles"]
 #: Side of the coarse depth picture in which triangles hide each other, and its extent in eye distances.
 _DEPTH_CELLS = 48
 _DEPTH_EXTENT = 2.4
-#: A triangle is hidden where something lies this much nearer, in eye distances.
-_HIDDEN_BY = 0.12
+#: A triangle is hidden where something lies this much nearer, in eye distances, beside what its own slope explains.
+_HIDDEN_BY = 0.06
 #: Places inside a triangle that are entered into the depth picture: all (i, j, k) / 4 with i + j + k = 4.
 _LATTICE = tuple((i / 4, j / 4, (4 - i - j) / 4) for i in range(5) for j in range(5 - i))
 #: Side of the coarse picture in which the distance to the oval is computed before it is enlarged.
-_COARSE_MASK = 64
+_COARSE_MASK = 32
 
 
 def eye_distance(points: Tensor) -> Tensor:
@@ -76,23 +76,25 @@ def visible_triangles(points: Tensor, depth: Tensor) -> Tensor:
         corners = torch.cat([points, depth[..., None]], dim=2)[:, torch.tensor(TRIANGLES, device=points.device)]
         first, second = corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0]
         facing = first[..., 0] * second[..., 1] - first[..., 1] * second[..., 0] < 0
-        # In eye distances of the canonical face, of the size that the head has in space: a profile's eyes are close.
+        # Eye distances in space: those of a profile are close to each other in the picture.
         size = _space_size(points, depth)[:, None]
-        middle = (points.amin(dim=1) + points.amax(dim=1))[:, None] / 2
-        lattice = points.new_tensor(_LATTICE)
-        samples = torch.einsum("lc,btcx->btlx", lattice, corners)
-        cells = ((samples[..., :2] - middle[:, None]) / (size[..., None, None] * _DEPTH_EXTENT) + 0.5) * _DEPTH_CELLS
-        cells = cells.long().clamp(0, _DEPTH_CELLS - 1)
-        index = cells[..., 1] * _DEPTH_CELLS + cells[..., 0]
-        values = torch.where(facing[..., None], samples[..., 2], samples.new_tensor(torch.inf))
+        cell = size * (_DEPTH_EXTENT / _DEPTH_CELLS)
+        corner = (points.amin(dim=1) + points.amax(dim=1))[:, None] / 2 - size[..., None] * (_DEPTH_EXTENT / 2)
+
+        def cells(places: Tensor) -> Tensor:
+            column_row = ((places - corner[:, None]) / cell[..., None, None]).long().clamp(0, _DEPTH_CELLS - 1)
+            return (column_row[..., 1] * _DEPTH_CELLS + column_row[..., 0]).flatten(1)
+
+        samples = torch.einsum("lc,btcx->btlx", points.new_tensor(_LATTICE), corners)
+        values = samples[..., 2].masked_fill(~facing[..., None], torch.inf)
         nearest = points.new_full((len(points), _DEPTH_CELLS**2), torch.inf)
-        nearest.scatter_reduce_(1, index.flatten(1), values.flatten(1), "amin")
-        # The sample nearest to a triangle's middle: (1/4, 1/4, 2/4) and its two like are as near as the lattice has.
-        own = corners.mean(dim=2)
-        place = ((own[..., :2] - middle) / (size[..., None] * _DEPTH_EXTENT) + 0.5) * _DEPTH_CELLS
-        place = place.long().clamp(0, _DEPTH_CELLS - 1)
-        before = nearest.gather(1, place[..., 1] * _DEPTH_CELLS + place[..., 0])
-        return facing & (own[..., 2] - before < _HIDDEN_BY * size)
+        nearest.scatter_reduce_(1, cells(samples[..., :2]), values.flatten(1), "amin")
+        own = corners.mean(dim=2, keepdim=True)
+        before = nearest.gather(1, cells(own[..., :2]))
+        # A steep triangle's depth changes within its cell by this much.
+        normal = torch.linalg.cross(first, second)
+        slope = normal[..., :2].norm(dim=2) / normal[..., 2].abs().clamp_min(1e-6)
+        return facing & (own[..., 0, 2] - before < _HIDDEN_BY * size + slope * cell)
 
 
 def _space_size(points: Tensor, depth: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ et al., "Real-time Pupil Tracking from Monocular Video for Digital Puppetry" (20
 ``face_landmark.tflite`` and ``iris_landmark.tflite`` (MediaPipe, Apache-2.0), from which ``scripts/convert_mesh.py``
 took the weights. Both are stacks of residual blocks, then one head for each answer.
 
-Both take pictures in [0, 1], RGB, and answer in pixels of their input, counted from its upper left *corner* (the
-centre of the first pixel is 0.5). Parameters are frozen; gradients flow to the pictures.
+Both take pictures in [0, 1], RGB, and answer in pixels of their input, as the originals do (``facezoo.mesh.model``
+turns them into the project's pixels). Parameters are frozen; gradients flow to the pictures.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ POINTS: Final = 468
 #: the camera; the outer corners of the eyes are 8.89 apart.
 CANONICAL: Final[npt.NDArray[np.float32]] = _TENSORS["points"].astype(np.float32, copy=False)
 
-#: (468, 2) float32 in [0, 1]: the points in the canonical texture, x to the right, y down from the upper edge.
+#: (468, 2) float32 in [0, 1]: the points in the canonical texture, x to the right, y *up* from the lower edge.
 UV: Final[npt.NDArray[np.float32]] = _TENSORS["uv"].astype(np.float32, copy=False)
 
 #: (468,) float32: how much each point counts when the head's pose is found (0 for most; few that move in speech).
@@ -117,7 +117,7 @@ INNER_LIPS: Final = (
     78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95,
 )  # fmt: skip
 
-#: Edges of the lids, closed, each from its outer corner over the upper lid: the eye at the picture's left, at its right.
+#: Edges of the lids, closed, each from its outer corner over the upper lid: the eye at the picture's left, the other.
 EYES: Final = (
     (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7),
     (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249),

@@ -18,7 +18,17 @@ from facezoo.metrics.identity import (
     VerifiedRate,
 )
 from facezoo.metrics.images import PSNR_CEILING, psnr, ssim
-from facezoo.metrics.intervals import Interval, bootstrap_mean, wilson
+from facezoo.metrics.intervals import Interval, bootstrap_correlation, bootstrap_mean, wilson
+from facezoo.metrics.looks import (
+    DetailRatio,
+    ExpressionKept,
+    GazeError,
+    GrainOutside,
+    HalvesFrechet,
+    MeshError,
+    SeamStep,
+    ToneShift,
+)
 from facezoo.metrics.pictures import MeanAbsoluteError, NetworkDistance, PeakSignalToNoise, StructuralSimilarity
 from facezoo.metrics.utility import (
     AttributeAccuracy,
@@ -43,9 +53,14 @@ __all__ = [
     "PSNR_CEILING",
     "AttributeAccuracy",
     "BoxDistance",
+    "DetailRatio",
     "DetectionRate",
     "ExpressionDistance",
+    "ExpressionKept",
     "FrechetDistance",
+    "GazeError",
+    "GrainOutside",
+    "HalvesFrechet",
     "IdentityDistance",
     "IdentityInvarianceScore",
     "Interval",
@@ -53,16 +68,20 @@ __all__ = [
     "LandmarkDistance",
     "MeanAbsoluteError",
     "MeanMetric",
+    "MeshError",
     "NetworkDistance",
     "PeakSignalToNoise",
     "PoseDistance",
     "ProtectionRate",
     "RankOneRate",
     "RateMetric",
+    "SeamStep",
     "StructuralSimilarity",
     "TarAtFar",
+    "ToneShift",
     "VerifiedRate",
     "accepted",
+    "bootstrap_correlation",
     "bootstrap_mean",
     "frechet_distance",
     "pairwise_similarity",

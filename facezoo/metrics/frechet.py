@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from facezoo.errors import InputError
 
-__all__ = ["INCEPTION", "FrechetDistance", "frechet_distance", "gaussian_distance"]
+__all__ = ["INCEPTION", "FrechetDistance", "frechet_distance", "gaussian_distance", "moments"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -53,6 +53,13 @@ def gaussian_distance(mean1: Floats, covariance1: Floats, mean2: Floats, covaria
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ covariance2 @ root), 0, None)).sum()
     distance = np.square(mean1 - mean2).sum() + np.trace(covariance1) + np.trace(covariance2) - 2 * cross
     return max(float(distance), 0.0)
+
+
+def moments(total: Tensor, products: Tensor, count: int) -> tuple[Floats, Floats]:
+    """Mean (D,) and covariance (D, D) out of the sums of ``count`` vectors and of their outer products."""
+    mean = total / count
+    covariance = (products - count * torch.outer(mean, mean)) / (count - 1)
+    return mean.cpu().numpy(), covariance.cpu().numpy()
 
 
 class FrechetDistance(Metric):
@@ -115,8 +122,5 @@ class FrechetDistance(Metric):
         """The distance, float64; NaN with fewer than two pictures in a set."""
         if int(self.counts.min()) < 2:
             return torch.tensor(math.nan, dtype=torch.float64)
-        moments = []
-        for total, products, count in zip(self.sums, self.products, self.counts.tolist(), strict=True):
-            mean = total / count
-            moments += [mean, (products - count * torch.outer(mean, mean)) / (count - 1)]
-        return torch.tensor(gaussian_distance(*(value.cpu().numpy() for value in moments)), dtype=torch.float64)
+        first, second = (moments(*sums) for sums in zip(self.sums, self.products, self.counts.tolist(), strict=True))
+        return torch.tensor(gaussian_distance(*first, *second), dtype=torch.float64)

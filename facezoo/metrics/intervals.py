@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from facezoo.errors import InputError
 
-__all__ = ["Interval", "bootstrap_mean", "wilson"]
+__all__ = ["Interval", "bootstrap_correlation", "bootstrap_mean", "wilson"]
 
 #: Two-sided 95 % quantile of the normal distribution.
 _Z_95 = 1.959963984540054
@@ -96,3 +96,45 @@ def bootstrap_mean(values: npt.ArrayLike, seed: int = 0, rounds: int = 1000) -> 
     ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return Interval(float(sample.mean()), float(low), float(high), len(sample))
+
+
+def bootstrap_correlation(pairs: npt.ArrayLike, seed: int = 0, rounds: int = 1000) -> Interval:
+    """Pearson's correlation of pairs with its 95 % percentile bootstrap interval.
+
+    Args:
+        pairs: (n, 2) finite numbers. With fewer than 3 pairs, or a side that is constant, the correlation is NaN.
+        seed: of the resampling; the same seed gives the same interval.
+        rounds: number of resamples; those with a constant side say nothing and are left out.
+
+    Returns:
+        The correlation with its interval.
+
+    Raises:
+        InputError: another shape, or a value that is not finite.
+    """
+    sample = np.asarray(pairs, dtype=np.float64)
+    if sample.ndim != 2 or sample.shape[1] != 2 or not np.isfinite(sample).all():
+        raise InputError(f"a correlation needs finite pairs (n, 2), not the shape {sample.shape}")
+    if len(sample) < 3:
+        return Interval(math.nan, math.nan, math.nan, len(sample))
+    value = float(_correlations(sample[None])[0])
+    if math.isnan(value):
+        return Interval(math.nan, math.nan, math.nan, len(sample))
+    random = np.random.default_rng(seed)
+    found = [
+        _correlations(sample[random.integers(0, len(sample), (min(_CHUNK, rounds - start), len(sample)))])
+        for start in range(0, rounds, _CHUNK)
+    ]
+    low, high = np.nanquantile(np.concatenate(found), (0.025, 0.975))
+    return Interval(value, float(low), float(high), len(sample))
+
+
+def _correlations(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Pearson's correlation of each of (R, n, 2): (R,); NaN where a side is constant (but for rounding)."""
+    centred = samples - samples.mean(axis=1, keepdims=True)
+    spread = np.sqrt(np.square(centred).sum(axis=1))
+    least = 1e-9 * np.abs(samples).max(axis=1) * math.sqrt(samples.shape[1])
+    constant = (spread <= least).any(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = centred.prod(axis=2).sum(axis=1) / spread.prod(axis=1)
+    return np.where(constant, np.nan, values)

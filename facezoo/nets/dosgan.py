@@ -16,6 +16,8 @@ Imports torch only.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -223,6 +225,11 @@ class Translator(nn.Module):
         )
         self.picture = PictureDecoder(width, decoder_blocks, condition_dim + style_dim, cells=cells, groups=groups)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles both halves, for it is they that are called: ``nn.Module.compile`` acts on the call alone."""
+        self.content.compile(*args, **kwargs)
+        self.picture.compile(*args, **kwargs)
+
     def latent(self, faces: Tensor, condition: Tensor, style: Tensor, extra: Tensor | None = None) -> Tensor:
         """The bottleneck behind the joining, ``(B, 4 width, S/4, S/4)``."""
         return join_style(self.content(faces, condition, extra), style)
@@ -324,6 +331,11 @@ class FeatureExtractor(nn.Module):
         self.identity_head = nn.Linear(features, classes)
 
     def features(self, faces: Tensor) -> Tensor:
+        """``F_ext``, by the call, which is what can be compiled; see `forward`."""
+        found: Tensor = self(faces)
+        return found
+
+    def forward(self, faces: Tensor) -> Tensor:
         """``F_ext``: ``(B, 3, S, S)`` in [-1, 1] -> ``(B, F)``, each of about unit size; other sizes are resized."""
         if faces.shape[-1] != self.size:
             faces = functional.interpolate(faces, size=(self.size, self.size), mode="bilinear", antialias=True)
@@ -341,10 +353,6 @@ class FeatureExtractor(nn.Module):
         """``F_cls`` of features: ``(B, F)`` -> identity logits ``(B, K)``."""
         logits: Tensor = self.identity_head(features)
         return logits
-
-    def forward(self, faces: Tensor) -> Tensor:
-        """Identity logits ``(B, K)`` of pictures."""
-        return self.classify(self.features(faces))
 
 
 class MultiTaskDiscriminator(nn.Module):

@@ -37,16 +37,20 @@ class LPIPS(nn.Module):
         super().train(False)
         return self
 
-    def maps(self, pictures: Tensor) -> list[Tensor]:
-        """Normalised features of each layer of ``(B, 3, H, W)`` in [-1, 1], H and W at least 32."""
+    def activations(self, pictures: Tensor) -> list[Tensor]:
+        """AlexNet's features after each rectifier, of ``(B, 3, H, W)`` in [-1, 1], H and W at least 32."""
         x = (pictures - self.mean) / self.deviation
         found = []
         for number, layer in enumerate(self.features):
             x = functional.relu(layer(x))
-            found.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+            found.append(x)
             if number < 2:
                 x = functional.max_pool2d(x, 3, 2)
         return found
+
+    def maps(self, pictures: Tensor) -> list[Tensor]:
+        """The same, each place's features divided by their norm, as LPIPS compares them."""
+        return [x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) for x in self.activations(pictures)]
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Distance of each pair: two times ``(B, 3, H, W)`` in [-1, 1] -> ``(B,)``; 0 for equal ones."""

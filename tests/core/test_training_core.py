@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from facezoo.core.configuration import build_strict
+from facezoo.core.ema import NetworkEMA
 from facezoo.core.phases import Phase
 from facezoo.core.recipe import TrainConfig, load_recipe
 from facezoo.core.sampler import StepSampler
@@ -47,6 +48,22 @@ class TestPhases:
         sides = [phase.side(i) for i in range(22)]
         assert sides == (["discriminator"] * 10 + ["generator"]) * 2
         assert Phase("p", 3, ()).side(1) == "both"
+
+    def test_what_learns_on_which_side(self):
+        phase = Phase("p", 9, ("g", "d"), discriminator_batches=2, judges=("d",))
+        assert [phase.learning(i) for i in range(4)] == [("d",), ("d",), ("g",), ("d",)]
+        assert Phase("p", 9, ("g", "d"), discriminator_batches=2).learning(0) == ("g", "d")
+        assert Phase("p", 9, ("g", "d"), judges=("d",)).learning(0) == ("g", "d")
+
+    @pytest.mark.parametrize("judges", [("discriminator",), ()])
+    def test_discriminator_batches_do_not_wear_the_generator_s_average(self, judges):
+        """Nothing moves the generator in them, so with ten to one its average was eleven times shorter than asked."""
+        toy, ema = Toy(), NetworkEMA(("generator",), 0.9)
+        toy.phases = (Phase("two", 9, ("generator", "discriminator"), discriminator_batches=2, judges=judges),)
+        ema.on_train_start(None, toy)
+        for toy.batches_seen in range(1, 7):
+            ema.on_train_batch_end(None, toy)
+        assert ema.updates == {"generator": 2 if judges else 6}
 
     def test_freezing_follows_the_clock(self):
         toy = Toy()

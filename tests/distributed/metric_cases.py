@@ -55,6 +55,12 @@ def cases() -> dict[str, Case]:
     lost = points.clone()
     lost[3] = torch.nan
     angles = normal(3) * 100
+    crops = normal(3, 128, 128).mul(0.3).clamp(-1, 1)
+    changed = (crops + 0.1 * normal(3, 128, 128)).clamp(-1, 1)
+    mesh = normal(468, 2) * 20
+    moved = mesh + normal(468, 2)
+    moved[5] = torch.nan
+    irises = normal(2, 5, 2)
     return {
         "IdentityDistance": Case(lambda: metrics.IdentityDistance("euclidean"), (first, second)),
         "VerifiedRate": Case(lambda: metrics.VerifiedRate(0.8), (first, second)),
@@ -75,5 +81,13 @@ def cases() -> dict[str, Case]:
         "StructuralSimilarity": Case(metrics.StructuralSimilarity, (others, pictures)),
         "MeanAbsoluteError": Case(metrics.MeanAbsoluteError, (others, pictures)),
         "NetworkDistance": Case(lambda: metrics.NetworkDistance(Difference(), "test"), (others, pictures)),
+        "DetailRatio": Case(metrics.DetailRatio, (changed, crops)),
+        "GrainOutside": Case(metrics.GrainOutside, (changed, crops)),
+        "SeamStep": Case(metrics.SeamStep, (changed, crops)),
+        "ToneShift": Case(metrics.ToneShift, (changed, crops)),
+        "MeshError": Case(metrics.MeshError, (moved, mesh)),
+        "ExpressionKept": Case(lambda: metrics.ExpressionKept("eyes"), (moved, mesh)),
+        "GazeError": Case(metrics.GazeError, (moved, irises + 0.1, mesh, irises)),
+        "HalvesFrechet": Case(lambda: metrics.HalvesFrechet(8), (second, first, whole(2).bool())),
         "FrechetDistance": Case(lambda: metrics.FrechetDistance("test", 8), (first, whole(2).bool())),
     }

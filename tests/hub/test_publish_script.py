@@ -51,5 +51,21 @@ def test_networks_that_a_run_left_alone_stay_where_they_are(script, tmp_path: Pa
     assert torch.equal(states["g"]["w"], changed["w"])
 
 
+def test_new_words_for_a_checkpoint_that_went_on_from_itself(script, tmp_path: Path):
+    """It must not be told to look for its files in itself: they would be gone."""
+    folder = tmp_path / "checkpoints" / "black_box.own"
+    training = {"started_from": {"name": "black_box.own", "networks": ["f"]}}
+    write_checkpoint(folder, {**PLAIN, "name": "black_box.own", "training": training}, {"f": {"w": torch.arange(6.0)}})
+    before = (folder / "f.safetensors").read_bytes()
+    words = tmp_path / "MODEL_CARDS" / "text"
+    words.mkdir(parents=True)
+    (words / "black_box.own.yaml").write_text(json.dumps({"card": {"What it does": "Something."}}))
+    assert script.publish(folder, None, tmp_path) == folder
+    assert (folder / "f.safetensors").read_bytes() == before
+    manifest, _ = read_manifest(folder)
+    assert manifest["card"]["What it does"] == "Something."
+    assert load_networks(folder, manifest)["f"]["w"].tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_run_from_nothing_shares_nothing(script, tmp_path: Path):
-    assert script.unchanged({"training": {}, "files": {}}, tmp_path) == {}
+    assert script.unchanged({"name": "black_box.new", "training": {}, "files": {}}, tmp_path) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -389,6 +390,24 @@ class TestTraining:
         for network, state in a["facezoo_ema"]["networks"].items():
             for name, value in state.items():
                 assert torch.equal(value, b["facezoo_ema"]["networks"][network][name]), (network, name)
+
+    @pytest.mark.parametrize("weight", ["lambda_id", "lambda_attr"])
+    def test_the_books_losses_count_without_foreign_identities(self, recipe, tmp_path, weight):
+        """The paper's recipe swaps nothing (swap_share 0): (6.11) and (6.12) are of every face's own identity."""
+        book = ["config.swap_share=0", "config.conceal_batches=0", "config.masked=false", "config.attribute_grid=0"]
+        book += ["config.linear_painter=false", "config.lambda_coarse=0"]
+        weights = []
+        for value in (0, 5):
+            run = train(
+                recipe, output=tmp_path / str(value), accelerator="cpu", overrides=[*book, f"config.{weight}={value}"]
+            )
+            weights.append(torch.load(run.folder / "last.ckpt", weights_only=True)["state_dict"])
+            with (run.folder / "log.csv").open() as stream:
+                rows = list(csv.DictReader(stream))
+            assert all(float(row["disentangle/attr"]) > 0 for row in rows)
+            assert all(-1 <= float(row["disentangle/cos_target"]) <= 1 for row in rows)
+        moved = [key for key in weights[0] if key.startswith("model.generator.") and key.endswith("weight")]
+        assert any(not torch.equal(weights[0][key], weights[1][key]) for key in moved), f"{weight} is a dead number"
 
     def test_another_configuration_is_refused(self, recipe, trained):
         with pytest.raises(CheckpointError, match=r"config\.lambda_id"):

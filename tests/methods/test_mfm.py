@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -165,6 +166,35 @@ def checkpoint(folder):
 @pytest.fixture
 def method(checkpoint):
     return MfM.from_checkpoint(checkpoint, json.loads((checkpoint / "manifest.json").read_text()))
+
+
+class TestVariants:
+    def test_another_right_password_is_another_password(self, folder, monkeypatch):
+        """F_p2 of (4): in half of the rows it had the very same bits."""
+        calls = []
+        usual = MfMNetworks.modify
+
+        def watched(self, faces, bits, *given, recover, **more):
+            calls.append((recover, torch.is_grad_enabled(), bits))
+            return usual(self, faces, bits, *given, recover=recover, **more)
+
+        monkeypatch.setattr(MfMNetworks, "modify", watched)
+        config = {**PAPER_WAY, "modify_batches": 2, "discriminator_ratio": 1, "classify_batches": 0}
+        train(write_recipe(folder, "mfm", config, batch_size=24), output=folder / "second", accelerator="cpu")
+        first, second = [bits for recover, learning, bits in calls if learning and not recover]
+        apart = (first != second).sum(1)
+        assert (apart > 0).all()
+        assert 0.15 < (apart == 1).float().mean() < 0.85, "half of them one bit apart"
+
+    def test_information_terms_have_a_share(self, folder):
+        config = {**PAPER_WAY, "modify_batches": 2, "discriminator_ratio": 1, "classify_batches": 0, "shares_every": 1}
+        run = train(write_recipe(folder, "mfm", config), output=folder / "shares", accelerator="cpu")
+        with (run.folder / "log.csv").open() as stream:
+            row = list(csv.DictReader(stream))[-1]
+        shares = {name.removeprefix("modify/share_m_"): float(v) for name, v in row.items() if "share_" in name}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
+        for name in ("acceptability", "recovery", "marginal"):
+            assert shares[name] > 2e-4, name
 
 
 class TestUse:

@@ -84,9 +84,9 @@ def test_there_are_recipes(method: str):
     ("name", "switches"),
     [
         ("sdn/faces64_cpu_no_dual_inference", {"dual_inference"}),
-        ("sdn/faces64_cpu_no_information", {"lambda_realism", "lambda_recovery"}),
+        ("sdn/faces64_cpu_no_information", {"lambda_realism", "lambda_recovery", "lambda_marginal"}),
         ("sdn/faces64_cpu_ratio10", {"discriminator_ratio", "alternate_batches"}),
-        ("mfm/faces64_cpu_no_information", {"lambda_acceptability", "lambda_recovery"}),
+        ("mfm/faces64_cpu_no_information", {"lambda_acceptability", "lambda_recovery", "lambda_marginal"}),
         ("mfm/faces64_cpu_fifth", {"discriminator_ratio", "modify_batches"}),
     ],
 )

@@ -48,7 +48,9 @@ def judge(name: str, metric: str = "cosine") -> Recogniser:
 
 
 JUDGES = [judge("one"), judge("two")]
-SETTINGS = EvaluationSettings(formats=("png",), far=(1e-2,), detector=None, progress=False, limit=30, key_count=2)
+SETTINGS = EvaluationSettings(
+    formats=("png",), far=(1e-2,), detector=None, looks=False, progress=False, limit=30, key_count=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +190,7 @@ def test_other_settings_judges_data_or_code_are_measured_anew(measured, packed, 
     assert other != hashes["protocol_sha256"]
     assert benchmark._protocol_sha256(SETTINGS, [judge("one")]) != hashes["protocol_sha256"]
     assert benchmark._protocol_sha256(dataclasses.replace(SETTINGS, progress=True), JUDGES) == hashes["protocol_sha256"]
-    monkeypatch.setattr(benchmark, "PROTOCOL_VERSION", 2)
+    monkeypatch.setattr(benchmark, "PROTOCOL_VERSION", benchmark.PROTOCOL_VERSION + 1)
     assert benchmark._protocol_sha256(SETTINGS, JUDGES) != hashes["protocol_sha256"]
     monkeypatch.setattr(benchmark, "_sources_sha256", lambda module: "changed")
     assert list_candidates(["pixelation"])[0].sha256 != hashes["model_sha256"]
@@ -237,6 +239,16 @@ def test_all_models_are_candidates_and_those_that_cannot_be_measured_say_why(pac
     assert all(row.ours in {"", *(info.name for info in registry.list_methods())} for row in PAPER_ROWS)
 
 
+def test_the_page_shows_looks_beside_the_rates(packed, tmp_path):
+    settings = dataclasses.replace(SETTINGS, looks=True)
+    outcomes = run_benchmark(packed.path, tmp_path, models=("black_box",), settings=settings, judges=JUDGES)
+    text = page_text(outcomes)
+    section = text[text.index("## Looks") : text.index("## What papers report")]
+    assert "| *identity* | 100.0 (88.6-100.0) | 1.00 | 100.0 |" in section
+    assert "| black_box | 0.0 | 0.00 |" in section
+    assert "| *good* |" in section
+
+
 def test_a_prepared_folder_is_data(packed, tmp_path):
     assert find_packed(packed.path.parent).path == packed.path
     with pytest.raises(InputError, match="no packed set"):
@@ -258,6 +270,7 @@ def test_the_page_shows_figures_controls_and_what_is_missing(measured, tmp_path)
     assert "![privacy against utility, a dot a model](bench_scatter.png)" in text
     assert "| *identity* | 100.0" in text
     assert "| *black box* | 0.0" in text
+    assert "## Looks" not in text  # it was not measured
     assert "| black_box | 0.0" in text
     assert "| ksame_pixel | failed: of itself |" in text
     assert "**Not the same data**" in text

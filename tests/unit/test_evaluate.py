@@ -98,7 +98,13 @@ class Careless(Cipher):
 
 
 SETTINGS = EvaluationSettings(
-    formats=("png", "jpeg75"), far=(1e-2,), detector=None, progress=False, identity_encoders=("taught",), batch_size=5
+    formats=("png", "jpeg75"),
+    far=(1e-2,),
+    detector=None,
+    looks=False,
+    progress=False,
+    identity_encoders=("taught",),
+    batch_size=5,
 )
 
 
@@ -227,7 +233,7 @@ def test_detection_counts_every_face(packed, monkeypatch):
             return ["face"] if rgb.max() > 0 else []
 
     monkeypatch.setattr(detect, "get_detector", lambda name, options: Bright())
-    settings = EvaluationSettings(formats=("png",), far=(1e-2,), progress=False, limit=30)
+    settings = EvaluationSettings(formats=("png",), far=(1e-2,), looks=False, progress=False, limit=30)
     result = evaluate_model(Careless(), packed, name="careless", judges=[judge("taught")], settings=settings)
     assert result["sanity"]["identity"]["detected"]["value"] == 1.0
     assert result["sanity"]["black_box"]["detected"]["value"] == 0.0
@@ -263,6 +269,29 @@ def test_the_seed_decides_and_the_bar_ends_full(packed, monkeypatch):
     assert first == second
     assert (first["n"], first["keys"]) == (20, 3)
     assert all(bar.n == bar.total for bar in bars)
+    # Looks: an original is itself, noise is not; and the report has them.
+    for part, grain in ((first["sanity"]["identity"], 100), (first["anonymized"], None)):
+        assert part["looks"]["grain"]["n"] == 20
+        assert (part["looks"]["grain"]["value"] == 100) == (grain == 100)
+    first["anonymized"]["seconds_a_face"] = 0.0
+    text = markdown_report(first)
+    assert "## Looks" in text
+    assert "| *identity* | 100.0 % (83.9-100.0) | 1.00 (1.00-1.00) | 100.0 (100.0-100.0) |" in text
+    # An older result has none.
+    older = {**first, "anonymized": {k: v for k, v in first["anonymized"].items() if k != "looks"}, "sanity": {}}
+    assert "## Looks" not in markdown_report(older)
+
+
+def test_looks_of_a_method_that_fails_leave_its_faces_out(packed):
+    settings = dataclasses.replace(SETTINGS, looks=True, formats=("png",), limit=24)
+    result = evaluate_model(Careless(), packed, name="careless", judges=[judge("taught")], settings=settings)
+    failed = result["anonymized"]["failed"]
+    assert 0 < failed < 24
+    # The faces that did not fail are the originals; those that did are not counted as such.
+    for name in ("detail", "grain", "tone"):
+        figure = result["anonymized"]["looks"][name]
+        assert (figure["n"], figure["missing"]) == (24 - failed, failed)
+    assert result["anonymized"]["looks"]["grain"]["value"] == 100
 
 
 def test_keys_follow_from_the_seed_and_near_ones_differ_in_one_character():
@@ -339,7 +368,9 @@ def test_the_report_shows_the_figures(cipher_result):
 
 
 def test_run_evaluation_of_a_classic_writes_a_report(packed, tmp_path):
-    settings = EvaluationSettings(judges=("sface",), far=(1e-2,), detector=None, progress=False, formats=("png",))
+    settings = EvaluationSettings(
+        judges=("sface",), far=(1e-2,), detector=None, looks=False, progress=False, formats=("png",)
+    )
     folder = tmp_path / "new" / "report"
     result = run_evaluation("black_box", packed.path, folder, limit=20, settings=settings)
     assert result["recovered"] is None

@@ -28,7 +28,16 @@ def _loaded_by(code: str, repository: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "module",
-    ["facezoo", "facezoo.errors", "facezoo.registry", "facezoo.data.split", "facezoo.faces", "facezoo.faces.mask"],
+    [
+        "facezoo",
+        "facezoo.errors",
+        "facezoo.registry",
+        "facezoo.data.split",
+        "facezoo.faces",
+        "facezoo.faces.mask",
+        "facezoo.mesh",
+        "facezoo.mesh.topology",
+    ],
 )
 def test_importing_loads_nothing_heavy(module: str, repository: Path) -> None:
     assert _loaded_by(f"import {module}", repository) == set()

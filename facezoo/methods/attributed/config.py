@@ -75,6 +75,10 @@ class AttributedConfig:
         lambda_extract: Weight of the code's phasor error.
         lambda_residual: Weight of the code's mean squared change.
         lambda_reveal_ssim: Weight of 1 - SSIM of the recovered picture (ours).
+        lambda_marginal: Weight of the divergence of the recovering bottleneck from the standard normal, the upper bound
+            in SDN's (20) and MfM's (17), which the papers' text wants small; no weight is given, and no sign: see the
+            method's README.
+        shares_every: Generator batches between two measurements of each term's share of the gradient; 0: none.
         request_share: Probability that an attribute is asked for in training; else it is left open.
         source_mixed_share: Share of the sources in training that come from the bank, with ``extractor: recogniser``.
         recogniser_jitter: Largest random shift, as a part of the size, before the recogniser sees a picture.
@@ -138,6 +142,8 @@ class AttributedConfig:
     lambda_extract: float = 1.0
     lambda_residual: float = 10.0
     lambda_reveal_ssim: float = 0.0
+    lambda_marginal: float = 1e-6
+    shares_every: int = 200
     request_share: float = 0.5
     source_mixed_share: float = 0.5
     recogniser_jitter: float = 0.03

@@ -1,7 +1,8 @@
 """Terms that both papers' losses are made of.
 
-Sums over pixels or elements are means, so that weights do not depend on sizes. Labels of -1 are unknown and count as
-zero; the mean is still over the whole batch, so that several processes compute what one does.
+Sums over pixels or elements are means, so that weights do not depend on sizes. Information is the exception: a code's
+numbers tell so many nats together, and their mean would be thousands of times less. Labels of -1 are unknown and count
+as zero; the mean is still over the whole batch, so that several processes compute what one does.
 """
 
 from __future__ import annotations
@@ -32,19 +33,21 @@ def attribute_cross_entropy(logits: Tensor, wanted: Tensor, sizes: Sequence[int]
 
 
 def gaussian_log_likelihood(code: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """``log q(c | picture)`` of a diagonal Gaussian, mean over batch and elements.
+    """``log q(c | picture)`` of a diagonal Gaussian in nats: summed over the code, mean over the batch.
 
     Up to the constant entropy of the code this is the lower bound of the mutual information (Barber and Agakov):
     ``I >= H(c) + <log q(c|.)>``. SDN (17), (18), (21); MfM (12), (18).
     """
     squared = (code - mean).square() * torch.exp(-log_variance)
-    return -0.5 * (squared + log_variance + math.log(2 * math.pi)).mean()
+    each: Tensor = -0.5 * (squared + log_variance + math.log(2 * math.pi))
+    return each.flatten(1).sum(1).mean()
 
 
 def standard_normal_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """``KL(N(mean, variance) || N(0, 1))``, mean over batch and elements.
+    """``KL(N(mean, variance) || N(0, 1))`` in nats: summed over the bottleneck, mean over the batch.
 
     The upper bound of the mutual information through a noisy bottleneck, with the standard normal as marginal: SDN
     (20), MfM (17).
     """
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    each: Tensor = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+    return each.flatten(1).sum(1).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -179,6 +179,22 @@ class AttributedMethod(LearnedMethod):
         if options.register == "sealed" and options.attributes and context.key is not None:
             record["sealed_attributes"] = seal_text(context.key, f"{self.name}/register", options.attributes)
         return record
+
+    def notes(self, faces: Tensor, context: FaceContext) -> list[tuple[str, ...]]:
+        """For each face, which requests nobody will see; see ``Method.notes``."""
+        check_faces(faces, self.name, self.crop_size)
+        request = cast(AttributedOptions, self.resolve_options(context)).request
+        return [self.unseen(request)] * len(faces)
+
+    def unseen(self, request: Mapping[str, str]) -> tuple[str, ...]:
+        """Requests that change nothing in the picture, in words; recovery needs them all the same."""
+        if not self.config.content_grid:
+            return ()
+        return tuple(
+            f"{name}={value} changes nothing that can be seen: this model paints the inside of the face only"
+            for name, value in request.items()
+            if ATTRIBUTES[name].outside
+        )
 
     # ------------------------------------------------------------------ whole pictures
     def place_crops(self, transforms: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:

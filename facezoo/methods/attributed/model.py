@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,6 +13,7 @@ from facezoo.concealment.phase_code import CodeLayout
 from facezoo.data.attributes import ATTRIBUTES, value_count
 from facezoo.faces.mask import face_mask
 from facezoo.methods.attributed.config import AttributedConfig
+from facezoo.methods.attributed.losses import gaussian_log_likelihood
 from facezoo.nets.concealed_code import CELL, CodeEmbedder, CodeEncoder, CodeExtractor
 from facezoo.nets.disentangled import DisentangledPainter
 from facezoo.nets.dosgan import FeatureExtractor, SourceBank, Translator
@@ -233,6 +237,15 @@ class AttributedNetworks(nn.Module):
             return torch.lerp(small, painted, self.generator_mask)
         return coarse_face(small, self.generator_mask, self.config.content_grid)
 
+    def original(self, faces: Tensor) -> Tensor:
+        """What the latent code c of originals ``(B, 3, S, S)`` is read from: the face at the network's size.
+
+        With ``content_grid`` as coarse as the anonymizing network may know it: telling more is what that is against.
+        """
+        small = self.shrink(faces)
+        grid = self.config.content_grid
+        return coarse_face(small, self.generator_mask, grid) if grid else small
+
     def painter_vector(self, features: Tensor, attributes: Tensor) -> Tensor:
         """Features and attributes as the linear painter takes them; the one-hot numbers at the features' size."""
         scale = features.shape[1] ** -0.5
@@ -264,36 +277,61 @@ class AttributedNetworks(nn.Module):
 class Posterior(nn.Module):
     """Variational distributions of the two games, used in training only.
 
-    ``q(c|picture)`` is a diagonal Gaussian whose mean a small convolutional network reads from the picture; ``p(.|c)``
-    of the bottleneck is a Gaussian of learned variance about it.
+    ``q(c|picture)`` is a diagonal Gaussian whose mean a small convolutional network reads from the picture: one network
+    for anonymized pictures, another for recovered ones. ``p(.|c)`` of the bottleneck is a Gaussian of learned variance
+    about it.
 
     Args:
-        width: First width of the network.
+        width: First width of a network.
         size: Side of the pictures.
         code_channels: Channels of the latent code c.
         bottleneck_channels: Channels of the bottleneck.
+        features: Length of a source's features.
     """
 
-    def __init__(self, width: int, size: int, code_channels: int, bottleneck_channels: int) -> None:
+    def __init__(self, width: int, size: int, code_channels: int, bottleneck_channels: int, features: int) -> None:
         super().__init__()
+        self.anonymized = self._reader(width, size, code_channels)
+        self.recovered = self._reader(width, size, code_channels)
+        self.code_log_variance = nn.Parameter(torch.zeros(code_channels, 1, 1))
+        self.recovered_log_variance = nn.Parameter(torch.zeros(code_channels, 1, 1))
+        self.source_log_variance = nn.Parameter(torch.tensor(-math.log(features)))  # of a unit vector's numbers
+        self.bottleneck_log_variance = nn.Parameter(torch.full((bottleneck_channels, 1, 1), -4.0))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles both readers, for it is they that are called; see ``nn.Module.compile``."""
+        self.anonymized.compile(*args, **kwargs)
+        self.recovered.compile(*args, **kwargs)
+
+    @staticmethod
+    def _reader(width: int, size: int, code_channels: int) -> nn.Module:
+        """Pictures ``(B, 3, S, S)`` -> mean of q ``(B, C, 4, 4)``."""
         layers: list[nn.Module] = []
         c_in, c_out, side = 3, width, size
         while side > 2 * _POOL:
             layers += [nn.Conv2d(c_in, c_out, 4, stride=2, padding=1), nn.LeakyReLU(0.1)]
             c_in, c_out, side = c_out, min(2 * c_out, 8 * width), side // 2
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(_POOL), nn.Conv2d(c_in, code_channels, 1))
-        self.code_log_variance = nn.Parameter(torch.zeros(code_channels, 1, 1))
-        self.source_log_variance = nn.Parameter(torch.zeros(()))
-        self.bottleneck_log_variance = nn.Parameter(torch.full((bottleneck_channels, 1, 1), -4.0))
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(_POOL), nn.Conv2d(c_in, code_channels, 1))
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """Mean of ``q(c|picture)``: ``(B, 3, S, S)`` -> ``(B, C, 4, 4)``."""
-        mean: Tensor = self.body(picture)
-        return mean
+    def told_by_anonymized(self, code: Tensor, picture: Tensor) -> Tensor:
+        """``log q(c|Z_nid)`` in nats: SDN (17), (18); MfM (12). ``(B, C, 4, 4)``, ``(B, 3, S, S)`` -> scalar."""
+        return gaussian_log_likelihood(code, self.anonymized(picture), self.code_log_variance)
+
+    def told_by_recovered(self, code: Tensor, picture: Tensor) -> Tensor:
+        """``log q(c|Z_id)`` in nats: the bound of (21) and MfM's (18), for the right password. -> scalar."""
+        return gaussian_log_likelihood(code, self.recovered(picture), self.recovered_log_variance)
+
+    def told_of_source(self, source: Tensor, seen: Tensor) -> Tensor:
+        """``log q`` in nats of a source's features ``(B, F)`` in those of a wrongly recovered face: -> scalar.
+
+        SDN (21), MfM (18). Both at unit length, so that the term's scale is one and the same for every F.
+        """
+        wanted, found = (functional.normalize(features.float(), dim=-1) for features in (source, seen))
+        return gaussian_log_likelihood(wanted, found, self.source_log_variance)
 
     @staticmethod
     def code(latent: Tensor) -> Tensor:
-        """The latent code c of a face from its bottleneck ``(B, C, H, W)``, as a constant: ``(B, C, 4, 4)``.
+        """The latent code c of a face from its content latent ``(B, C, H, W)``, as a constant: ``(B, C, 4, 4)``.
 
         Brought to zero mean and unit variance over the picture's channels and places, so that the bound cannot be
         raised by shrinking the code.

@@ -7,6 +7,7 @@ gradients averaged over processes are those of the whole batch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -204,12 +205,12 @@ class AttributedTraining(PhasedModule):
         images = self._pictures(index).to(self.device).contiguous(memory_format=torch.channels_last)
         return images, self._classes[index].to(self.device)
 
-    def draw_sources(self, count: int, purpose: str) -> Sources:
-        """Sources for ``count`` faces of this process: single people, and with a recogniser entries of the bank too."""
-        whole = count * self.world_size
+    def draw_sources(self, batch: dict[str, Tensor], purpose: str) -> Sources:
+        """A source for each face of this process's batch: another single person, or with a recogniser the bank's."""
+        whole = len(batch["index"]) * self.world_size
         rng = self.generator_for(purpose)
-        place = torch.randint(len(self._classed), (whole,), generator=rng)
-        index = self.share(self._classed[place]).cpu()
+        place = self.share(torch.randint(len(self._classed), (whole,), generator=rng)).cpu()
+        index = self._others(place, self._person[batch["index"].cpu()])
         labels, identity = self._labels[index].to(self.device), self._classes[index].to(self.device)
         if isinstance(self.model.extractor, FeatureExtractor):
             images = self._pictures(index).to(self.device).contiguous(memory_format=torch.channels_last)
@@ -225,6 +226,15 @@ class AttributedTraining(PhasedModule):
             torch.where(mixed[:, None], torch.full_like(labels, -1), labels),
             None,
         )
+
+    def _others(self, place: Tensor, person: Tensor) -> Tensor:
+        """Pictures of the classes from a place on, the first that does not show the person: all ``(B,)``."""
+        for _ in range(len(self._classed)):
+            own = self._person[self._classed[place]] == person
+            if not bool(own.any()):
+                break
+            place = torch.where(own, (place + 1) % len(self._classed), place)
+        return self._classed[place]
 
     @torch.no_grad()
     def refill_bank(self, features: Tensor, batch: dict[str, Tensor], position: int) -> None:
@@ -286,29 +296,31 @@ class AttributedTraining(PhasedModule):
         asked = torch.rand(len(labels) * self.world_size, labels.shape[1], generator=rng) < self.config.request_share
         return torch.where(self.share(asked), labels, torch.full_like(labels, -1))
 
+    def other_passwords(self, bits: Tensor, purpose: str) -> Tensor:
+        """Another password for every face ``(B, N)``, one bit apart in half of them."""
+        count, n_bits = bits.shape
+        whole = count * self.world_size
+        rng = self.generator_for(purpose)
+        random = self.share(torch.randint(2, (whole, n_bits), generator=rng))
+        place = self.share(torch.randint(n_bits, (whole,), generator=rng))
+        near = self.share(torch.rand(whole, generator=rng) < 0.5)
+        one_apart = bits.clone()
+        one_apart[torch.arange(count), place] ^= 1
+        same = (random == bits).all(1)
+        return torch.where((near | same)[:, None], one_apart, random)
+
     def spoil(self, bits: Tensor, attributes: Tensor, purpose: str) -> tuple[Tensor, Tensor]:
         """A wrong P^ for each face.
 
         In half of them another password, one bit apart in half of those; else another value of one attribute that is
         asked for, or another password where none is.
         """
-        count, n_bits = bits.shape
-        whole = count * self.world_size
+        whole = len(bits) * self.world_size
         rng = self.generator_for(purpose)
-        random = torch.randint(2, (whole, n_bits), generator=rng)
-        place = torch.randint(n_bits, (whole,), generator=rng)
-        kind, pick, step = (
-            torch.rand(whole, generator=rng),
-            torch.rand(whole, generator=rng),
-            torch.rand(whole, generator=rng),
-        )
-        random, place, kind, pick, step = (self.share(x) for x in (random, place, kind, pick, step))
-        one_apart = bits.clone()
-        one_apart[torch.arange(count), place] ^= 1
-        other = torch.where((random == bits).all(1, keepdim=True), one_apart, random)
-        wrong_bits = torch.where((kind < 0.25)[:, None], one_apart, other)
+        kind, pick, step = (self.share(torch.rand(whole, generator=rng)) for _ in range(3))
+        wrong_bits = self.other_passwords(bits, f"{purpose} password")
         wrong_attributes = attributes.clone()
-        keep_bits = torch.zeros(count, dtype=torch.bool, device=bits.device)
+        keep_bits = torch.zeros(len(bits), dtype=torch.bool, device=bits.device)
         for row in torch.nonzero((kind >= 0.5) & (attributes >= 0).any(1))[:, 0].tolist():
             asked = torch.nonzero(attributes[row] >= 0)[:, 0]
             column = int(asked[int(pick[row] * len(asked))])
@@ -411,6 +423,39 @@ class AttributedTraining(PhasedModule):
         total = c.lambda_source * (1 - to_source).mean()
         total = total + c.lambda_away * functional.relu(to_original - c.away_margin).mean()
         return total, {"cos_source": to_source.mean(), "cos_original": to_original.mean()}
+
+    # ------------------------------------------------------------------ how much each term counts
+    def measures_shares(self, turn: int) -> bool:
+        """Whether the shares are measured in the generator batch of this number."""
+        return self.config.shares_every > 0 and turn % self.config.shares_every == 0
+
+    def eager_if(self, measured: bool) -> contextlib.AbstractContextManager[object]:
+        """Compiled networks run uncompiled in a batch that is differentiated several times: they free what it needs."""
+        return torch.compiler.set_stance("force_eager") if measured else contextlib.nullcontext()
+
+    def bottleneck_noise(self, count: int, channels: int) -> Tensor:
+        """Standard normal numbers at the recovering bottleneck, ``(B, channels, S/4, S/4)``."""
+        side = self.config.size // 4
+        rng = self.generator_for("bottleneck")
+        return self.share(torch.randn(count * self.world_size, channels, side, side, generator=rng))
+
+    def gradient_shares(self, terms: Mapping[str, Tensor], title: str, *networks: nn.Module) -> dict[str, Tensor]:
+        """Each term's share of a network's gradient: the norm of its own over the sum of all terms' norms.
+
+        Args:
+            terms: The weighted terms by name, all of the loss.
+            title: Of the network, for the log.
+            networks: Its modules.
+        """
+        weights = [p for network in networks for p in network.parameters() if p.requires_grad]
+        norms = {}
+        for name, term in terms.items():
+            if term.requires_grad:
+                parts = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
+                squares = [part.float().square().sum() for part in parts if part is not None]
+                norms[name] = torch.stack(squares).sum().sqrt() if squares else term.new_zeros(())
+        whole = torch.stack(list(norms.values())).sum().clamp_min(1e-30)
+        return {f"share_{title}_{name}": norm / whole for name, norm in norms.items()}
 
     # ------------------------------------------------------------------ export
     def manifest_entries(self) -> dict[str, Any]:

@@ -13,15 +13,14 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError
 from facezoo.methods.base import FaceContext, LearnedMethod, check_faces
 from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.dp_kanonymity.config import DPKAnonymityConfig
 from facezoo.methods.dp_kanonymity.model import DPKAnonymityNetworks
 from facezoo.methods.dp_kanonymity.options import DPKAnonymityOptions
+from facezoo.methods.dp_kanonymity.reference import ReferenceSet
 from facezoo.methods.dp_kanonymity.selection import (
     average_attributes,
     neighbour_votes,
@@ -33,8 +32,6 @@ from facezoo.methods.dp_kanonymity.selection import (
 from facezoo.methods.options import Options
 from facezoo.privacy.guarantee import Guarantee
 from facezoo.privacy.release import SEEDED_REASON, source_for
-
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class DPKAnonymity(LearnedMethod):
         self.networks = networks.eval().requires_grad_(False)
         self.crop_size = networks.config.size
         self.device = torch.device("cpu")
-        self._reference: tuple[str, Tensor, Tensor] | None = None
+        self._reference: tuple[str, ReferenceSet] | None = None
 
     @classmethod
     def from_checkpoint(cls, folder: Path, manifest: dict[str, Any], options: Options | None = None) -> Self:
@@ -102,18 +99,21 @@ class DPKAnonymity(LearnedMethod):
         options = cast(DPKAnonymityOptions, self.resolve_options(context))
         if options.selection != "neighbours":
             return None
-        cost = selection_cost(options.epsilon, options.tau, len(self.networks.config.rules), options.gamma)
+        count = len(self.networks.config.rules)
+        cost = selection_cost(options.epsilon, options.tau, count, options.gamma)
         return Guarantee(
             cost=cost,
             protects="each person of the reference set who may be among the neighbours; not the face in the picture",
-            neighbours="two reference sets that differ in one person",
+            neighbours="two reference sets of which one has one person more, with all pictures of that person",
             leaks=(
                 "the face in the picture: the editor works on its own pixels, and changes the chosen attributes only; "
-                "everything else of it stays"
+                "everything else of it stays. And, where the networks were trained on the reference set, what their "
+                "weights tell of it"
             ),
             holds=options.randomness == "secure",
             reason=(
-                f"votes move by at most {2 * options.tau:g} in all; sampled with probability {options.gamma:g}"
+                f"a person votes once, with one picture; votes move by at most {2 * min(options.tau, count):g} in all; "
+                f"people are sampled with probability {options.gamma:g}"
                 if options.randomness == "secure"
                 else SEEDED_REASON
             ),
@@ -152,14 +152,14 @@ class DPKAnonymity(LearnedMethod):
         """
         check_faces(faces, self.name, self.crop_size)
         options = cast(DPKAnonymityOptions, self.resolve_options(context))
-        features, attributes = self._people(options)
+        reference = self._people(options)
         if len(faces) == 0:
-            nothing = torch.zeros(0, attributes.shape[1], dtype=torch.int64)
+            nothing = torch.zeros(0, len(self.networks.config.rules), dtype=torch.int64)
             return AttributeChoices(nothing, nothing, nothing)
         phi, logits = self.networks.classifier(faces.to(self.device, torch.float32))
         own = (logits > 0).long().cpu()
         found = [
-            self._chosen(crop, one.cpu(), truth, features, attributes, options, context)
+            self._chosen(crop, one.cpu(), truth, reference, options, context)
             for crop, one, truth in zip(faces.float(), phi, own, strict=True)
         ]
         average, chosen = (torch.stack(parts) for parts in zip(*found, strict=True))
@@ -170,8 +170,7 @@ class DPKAnonymity(LearnedMethod):
         crop: Tensor,
         phi: Tensor,
         truth: Tensor,
-        features: Tensor,
-        attributes: Tensor,
+        reference: ReferenceSet,
         options: DPKAnonymityOptions,
         context: FaceContext,
     ) -> tuple[Tensor, Tensor]:
@@ -180,49 +179,42 @@ class DPKAnonymity(LearnedMethod):
         source = source_for(options.randomness, context.seed, pixels)
         groups = self.networks.config.group_indices
         if options.selection == "t_closeness":
-            frequency = attributes.double().mean(0)
+            frequency = reference.frequencies()
             return average_attributes(frequency, 1, groups), t_close_attributes(
                 truth, frequency, options.t, groups, source
             )
-        rows = poisson_sample(len(features), options.gamma, source)
-        votes = neighbour_votes(phi, features[rows], attributes[rows], options.k, options.tau)
+        features, attributes = reference.nearest(phi)
+        people = poisson_sample(len(reference), options.gamma, source)
+        votes = neighbour_votes(phi, features[people], attributes[people], options.k, options.tau)
         return average_attributes(votes, options.k, groups), private_attributes(
             votes, options.k, options.epsilon, groups, source
         )
 
-    def _people(self, options: DPKAnonymityOptions) -> tuple[Tensor, Tensor]:
-        """phi(x) and attributes of the reference set, computed once.
+    def _people(self, options: DPKAnonymityOptions) -> ReferenceSet:
+        """The reference set, looked at once.
 
         Raises:
-            InputError: no reference set, or one that is too small for k.
+            InputError: no reference set, one that cannot be accounted for, or one that is too small for k.
         """
         if options.reference is None:
             raise InputError(
                 f"{self.name} needs people to hide among: reference=FILE.safetensors (facezoo prepare makes one)"
             )
         if self._reference is None or self._reference[0] != options.reference:
-            people = PackedFaces(options.reference)
-            parts = []
-            size = self.networks.config.size
-            for start in range(0, len(people), _BATCH):
-                pixels = torch.from_numpy(people.batch(np.arange(start, min(start + _BATCH, len(people)))))
-                crops = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-                if crops.shape[-1] != size:
-                    crops = functional.interpolate(crops, size=(size, size), mode="area")
-                phi, logits = self.networks.classifier(crops.to(self.device))
-                parts.append((phi.cpu(), (logits > 0).long().cpu()))
-            if not parts:
-                raise InputError(f"{self.name}: {options.reference} holds nobody to hide among")
             self._reference = (
                 options.reference,
-                torch.cat([phi for phi, _ in parts]),
-                torch.cat([found for _, found in parts]),
+                ReferenceSet.read(options.reference, self.networks.config.size, self._classified),
             )
-        _, features, attributes = self._reference
-        expected = options.gamma * len(features)
+        reference = self._reference[1]
+        expected = options.gamma * len(reference)
         if options.selection == "neighbours" and options.k > expected:
             raise InputError(
                 f"{self.name}: k={options.k} is more than the {expected:.0f} people that a sample of {options.gamma:g} "
-                f"of the {len(features)} in the reference set has; use a smaller k, a greater gamma or a larger set"
+                f"of the {len(reference)} in the reference set has; use a smaller k, a greater gamma or a larger set"
             )
-        return features, attributes
+        return reference
+
+    def _classified(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """phi(x) ``(B, D)`` and logits ``(B, c)`` of crops, on the CPU."""
+        phi, logits = self.networks.classifier(crops.to(self.device))
+        return phi.cpu(), logits.cpu()

@@ -18,7 +18,8 @@ class DPKAnonymityOptions(Options):
     reference: str | None = option(
         None,
         kind="text",
-        doc="Packed set of the people among whom the neighbours are looked for. Required. The guarantee is theirs.",
+        doc="Packed set of the people among whom the neighbours are looked for; its names tell them apart. Required. "
+        "The guarantee is theirs.",
         source="book, algorithm 1: the training set",
     )
     selection: str = option(

@@ -1,5 +1,6 @@
 """Choosing attributes: Poisson sample, nearest neighbours, votes, exponential mechanism; and t-closeness.
 
+Everything here counts people, a row each (`reference.ReferenceSet.nearest` makes one row of somebody's pictures).
 Sensitivity of the votes, which the book takes for 1: a person who joins or leaves the sample is one neighbour in and
 another one out. Each of the two has at most 1 vote for one attribute and tau for all together (4.4), so over all
 attributes the votes move by at most 2 tau in l1 (the book's global sensitivity). An attribute whose votes move by d
@@ -24,7 +25,7 @@ UTILITY_SENSITIVITY = 1.0
 
 
 def poisson_sample(count: int, probability: float, source: BitSource) -> Tensor:
-    """Rows of a set, each taken independently with the same probability: (n,) int64."""
+    """People of a set, each taken independently with the same probability: (n,) int64."""
     share = Fraction(probability)
     return torch.tensor([row for row in range(count) if bernoulli(source, share)], dtype=torch.int64)
 
@@ -34,7 +35,7 @@ def neighbour_votes(query: Tensor, features: Tensor, attributes: Tensor, k: int,
 
     Args:
         query: ``(D,)`` phi(x).
-        features: ``(N, D)`` of the sample.
+        features: ``(N, D)`` of the sample, a row a person.
         attributes: ``(N, c)`` of 0 and 1, in the sample.
         k: how many neighbours; fewer where the sample has fewer.
         tau: most votes of one neighbour.

@@ -46,7 +46,13 @@ class DPKAnonymityTraining(PhasedModule):
         self.discriminator = EditDiscriminator(c.discriminator_widths, c.size, c.discriminator_hidden, len(c.rules))
         self.phases = (
             Phase("classify", c.classify_batches, ("classifier",)),
-            Phase("edit", c.edit_batches, ("editor", "discriminator"), discriminator_batches=c.discriminator_batches),
+            Phase(
+                "edit",
+                c.edit_batches,
+                ("editor", "discriminator"),
+                discriminator_batches=c.discriminator_batches,
+                judges=("discriminator",),
+            ),
         )
 
     def networks(self) -> Mapping[str, nn.Module]:

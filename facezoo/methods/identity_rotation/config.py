@@ -6,6 +6,22 @@ import dataclasses
 from typing import Literal
 
 from facezoo.concealment.config import ConcealConfig
+from facezoo.nets.face_painter.config import FacePainterConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class PaintedRotationConfig(FacePainterConfig):
+    """identity_rotation on a face painter: its sizes, and the code's steps. Nothing of it is trained here.
+
+    Attributes:
+        painter: says that the checkpoint is one of these.
+        step_inside: step of the code's lattice on the face, in levels of 255.
+        step_outside: step elsewhere.
+    """
+
+    painter: Literal["face_painter"] = "face_painter"
+    step_inside: float = 10.0
+    step_outside: float = 6.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +64,8 @@ class IdentityRotationConfig(ConcealConfig):
         adversarial_start: Batches before the discriminator joins (ours; 0 in the book).
         swap_share: Part of each batch that is given a foreign or rotated identity (book's training: self only for the
             reconstruction, two random faces for the visual check).
-        swap_every: Batches of which one has foreign identities; on a CPU the loss's recogniser costs more than the
-            generator.
+        swap_every: Batches of which one has the losses (6.11) and (6.12), on all its faces, and foreign identities
+            (book: 1); on a CPU the loss's recogniser costs more than the generator.
         recogniser_jitter: Largest random shift, as a part of the size, before the loss's recogniser sees a picture:
             an adversarial pattern does not survive it, a changed face does.
 

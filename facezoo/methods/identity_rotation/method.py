@@ -30,6 +30,7 @@ from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_fa
 from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
+from facezoo.methods.identity_rotation.painted import PaintedRotation
 from facezoo.methods.identity_rotation.options import IdentityRotationOptions
 from facezoo.methods.identity_rotation.rotation import rotate, rotation_degrees, unrotate
 from facezoo.methods.options import Options
@@ -64,12 +65,16 @@ class IdentityRotation(LearnedMethod):
         self.device = torch.device("cpu")
 
     @classmethod
-    def from_checkpoint(cls, folder: Path, manifest: dict[str, Any], options: Options | None = None) -> Self:
-        """Builds the networks of a checkpoint folder, strictly.
+    def from_checkpoint(
+        cls, folder: Path, manifest: dict[str, Any], options: Options | None = None
+    ) -> Self | PaintedRotation:  # type: ignore[override]
+        """Builds the networks of a checkpoint folder, strictly; with a face painter it is a ``PaintedRotation``.
 
         Raises:
             CheckpointError: the configuration or a file does not fit.
         """
+        if manifest["config"].get("painter") == "face_painter":
+            return PaintedRotation.from_checkpoint(folder, manifest, options)
         config = checkpoint_config(IdentityRotationConfig, folder, manifest)
         networks = IdentityRotationNetworks(config)
         fill_networks(networks.networks(), folder, manifest)

@@ -31,3 +31,14 @@ class IdentityRotationOptions(Options):
         doc="hide the encrypted code in the picture; off: the book's method alone, with its weak closed-form recovery",
         source="ours, see the method's README",
     )
+    pseudonym: str = option(
+        "person",
+        kind="choice",
+        doc=(
+            "person: one person becomes the same stranger in every picture under a key, so a data set keeps who is "
+            "who (and anybody can link the pictures); picture: another stranger in every picture, which links less. "
+            "Only for models that paint on a mesh"
+        ),
+        source="ours",
+        choices=("person", "picture"),
+    )

@@ -3,10 +3,10 @@
 Paper: Wen, Liu, Song, Cao, Xie, "Face De-identification: Safeguarding Identities in the Digital Era", chapter 6 (Cao et
 al., ICCV 2021), losses (6.11)-(6.15).
 
-Phase ``disentangle`` trains attribute encoder, generator and discriminator as the book does, with two changes that keep
-the identity path from being ignored (a sketch with the book's recipe reconstructed well and ignored the identity vector
-altogether): the attribute encoder sees the inside of the face only coarsely (``attribute_grid``), and a part of each
-batch is given a foreign or rotated identity, on which the identity loss acts.
+Phase ``disentangle`` trains attribute encoder, generator and discriminator as the book does: (6.11) and (6.12) on every
+face. Two changes keep the identity path from being ignored; both are switches: the attribute encoder sees the inside of
+the face only coarsely (``attribute_grid``), and a part of each batch is given a foreign or rotated identity
+(``swap_share``).
 
 Phase ``conceal`` (ours) freezes those and trains four networks that hide an encrypted code in the saved picture and
 read it back after rounding, JPEG and resampling; see ``networks`` and ``phase_code``.
@@ -190,18 +190,20 @@ class IdentityRotationTraining(PhasedModule):
             l1 = (result[own] - faces[own]).abs().flatten(1).mean(1).sum() / n_own
             total = weight * (c.lambda_rec * rec + c.lambda_l1 * l1)
             logs |= {"rec": rec, "l1": l1}
-            if bool(swapped.any()):
+            if self.batches_seen % c.swap_every == 0:
                 rng = self.generator_for("jitter")
                 offsets = (torch.rand(len(faces) * self.world_size, 2, generator=rng) * 2 - 1) * c.recogniser_jitter
-                seen = saved_file.jitter(result[swapped], self.share(offsets)[swapped])
-                embedding = self.recogniser(seen)
-                ident = losses.identity_loss(embedding, target[swapped]).sum() / n_swapped
-                again = self.model.attribute_encoder(self.model.seen(result[swapped], target[swapped]))
-                attr = losses.attribute_loss(again, [m[swapped].detach() for m in maps]).sum() / n_swapped
-                tone = losses.coarse_loss(result[swapped], faces[swapped]).sum() / n_swapped
-                total = total + c.lambda_id * ident + c.lambda_attr * attr + c.lambda_coarse * tone
-                leak = functional.cosine_similarity(embedding.detach(), identity[swapped], dim=-1).mean()
-                logs |= {"cos_target": 1 - ident, "cos_original": leak, "attr": attr, "coarse": tone}
+                embedding = self.recogniser(saved_file.jitter(result, self.share(offsets)))
+                ident = losses.identity_loss(embedding, target).mean()
+                again = self.model.attribute_encoder(self.model.seen(result, target))
+                attr = losses.attribute_loss(again, [m.detach() for m in maps]).mean()
+                total = total + c.lambda_id * ident + c.lambda_attr * attr
+                logs |= {"cos_target": 1 - ident, "attr": attr}
+                if bool(swapped.any()):
+                    tone = losses.coarse_loss(result[swapped], faces[swapped]).sum() / n_swapped
+                    total = total + c.lambda_coarse * tone
+                    leak = functional.cosine_similarity(embedding[swapped].detach(), identity[swapped], dim=-1).mean()
+                    logs |= {"cos_original": leak, "coarse": tone}
             if adversarial:
                 adv = generator_loss(self.discriminator(result), c.adversarial)
                 total = total + c.lambda_adv * adv

@@ -25,8 +25,8 @@ class MfMConfig(AttributedConfig):
         keep_share: Weight of the anonymized face's term within (1) (paper: 1): how near it must stay to the original.
         variants_every: The further faces of (3) and (4), of another password and of wrong ones, are drawn in every n-th
             modifier batch, with n times the weight (paper: 1).
-        lambda_acceptability: Weight lambda_1 of the mutual information in the game (8); not given.
-        lambda_recovery: Weight lambda_2 of the mutual information in the game (16); not given.
+        lambda_acceptability: Weight lambda_1 of the mutual information in the game (8), a nat; not given.
+        lambda_recovery: Weight lambda_2 of the mutual information in the game (16), a nat; not given.
         adversarial: Value function V of the games: "hinge" (chosen) or "log".
         classify_batches: Length of phase 1, the style classifier; 0 with a frozen recogniser.
         modify_batches: Length of phase 2, of either side.
@@ -46,8 +46,8 @@ class MfMConfig(AttributedConfig):
     lambda_domain: float = 20.0
     keep_share: float = 1.0
     variants_every: int = 1
-    lambda_acceptability: float = 0.01
-    lambda_recovery: float = 0.001
+    lambda_acceptability: float = 0.1
+    lambda_recovery: float = 0.02
     adversarial: Literal["hinge", "log"] = "hinge"
 
     classify_batches: int = 100_000

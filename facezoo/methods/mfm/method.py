@@ -53,12 +53,13 @@ class MfM(AttributedMethod):
 
     # ------------------------------------------------------------------ conflicting factors
     def notes(self, faces: Tensor, context: FaceContext) -> list[tuple[str, ...]]:
-        """For each face, which factors were dropped and why."""
+        """For each face, which factors were dropped and why, and which nobody will see."""
         check_faces(faces, self.name, self.crop_size)
         request = cast(MfMOptions, self.resolve_options(context)).request
         if not request or len(faces) == 0:
             return [()] * len(faces)
-        return [tuple(resolve(request, seen)[1]) for seen in self.read_attributes(self._on_device(faces))]
+        resolved = [resolve(request, seen) for seen in self.read_attributes(self._on_device(faces))]
+        return [(*dropped, *self.unseen(kept)) for kept, dropped in resolved]
 
     @torch.no_grad()
     def read_attributes(self, faces: Tensor) -> list[dict[str, str]]:

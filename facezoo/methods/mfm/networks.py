@@ -37,6 +37,15 @@ class MfMNetworks(AttributedNetworks):
             c.discriminator_size, c.discriminator_width, 4 * c.discriminator_width, self.value_total
         )
 
+    def content(self, faces: Tensor) -> Tensor:
+        """Content latent of originals ``(B, 3, S, S)`` before the joining, under no password and no factors.
+
+        The latent code c of (8) and (16): neither a source nor a password has a part in it.
+        """
+        condition = faces.new_zeros(len(faces), self.config.request_dim + 1)
+        condition[:, -1] = -1.0  # the direction: hiding
+        return self.modifier.content(self.original(faces), condition)
+
     def modify(
         self,
         faces: Tensor,

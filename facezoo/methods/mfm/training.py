@@ -9,6 +9,7 @@ A batch's pictures are the originals I (identity i). Sources t and k are drawn b
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,14 +21,43 @@ from facezoo.core import saved_file
 from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, Side
 from facezoo.data.attributes import ATTRIBUTES
-from facezoo.methods.attributed.losses import cross_entropy, gaussian_log_likelihood, standard_normal_divergence
+from facezoo.methods.attributed.losses import cross_entropy, standard_normal_divergence
 from facezoo.methods.attributed.model import Posterior
-from facezoo.methods.attributed.training import AttributedTraining
+from facezoo.methods.attributed.training import AttributedTraining, Sources
 from facezoo.methods.mfm import losses
 from facezoo.methods.mfm.config import MfMConfig
 from facezoo.methods.mfm.networks import MfMNetworks
 from facezoo.nets import patch_discriminator
 from facezoo.nets.dosgan import FeatureExtractor, MultiTaskDiscriminator
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What a modifier batch works with.
+
+    Attributes:
+        faces: The originals I, ``(B, 3, S, S)``.
+        labels: Their attributes A_i.
+        identity: ID_i, -1 outside the classes.
+        t: The sources that the anonymized faces take after.
+        k: The sources that a wrong password shows.
+        own: C's features of I.
+        bits: The password.
+        wanted: Factors that are asked for.
+        position: Batches of the phase before this one.
+        turn: Modifier batches before this one.
+    """
+
+    faces: Tensor
+    labels: Tensor
+    identity: Tensor
+    t: Sources
+    k: Sources
+    own: Tensor
+    bits: Tensor
+    wanted: Tensor
+    position: int
+    turn: int
 
 
 class MfMTraining(AttributedTraining):
@@ -62,11 +92,17 @@ class MfMTraining(AttributedTraining):
             c.feature_dim,
             self.model.value_total,
         )
-        self.posterior = Posterior(c.discriminator_width // 2, c.size, 4 * c.width, 4 * c.width)
+        self.posterior = Posterior(c.discriminator_width // 2, c.size, 4 * c.width, 4 * c.width, c.feature_dim)
         modify = tuple(name for name in self.networks() if name not in ("extractor", *self.starts_from))
         self.phases = (
             *((Phase("classify", c.classify_batches, ("extractor",)),) if c.extractor == "learned" else ()),
-            Phase("modify", c.modify_batches, modify, discriminator_batches=c.discriminator_ratio),
+            Phase(
+                "modify",
+                c.modify_batches,
+                modify,
+                discriminator_batches=c.discriminator_ratio,
+                judges=("discriminator", "attribute_reader"),
+            ),
         )
 
     def networks(self) -> Mapping[str, nn.Module]:
@@ -124,11 +160,11 @@ class MfMTraining(AttributedTraining):
         optimizer = self.optimizers_list()[1]
         with optimizer.toggle_model():
             with torch.no_grad():
-                sources = self.draw_sources(len(faces), "t")
+                sources = self.draw_sources(batch, "t")
                 bits = self.draw_passwords(len(faces), "password")
                 wanted = self.draw_requests(sources.labels, "request")
                 cover, _ = self.model.modify(faces, bits, wanted, sources.features, recover=False)
-                anonymized = saved_file.to_8_bit(cover)
+                anonymized = self.write_code(faces, cover)[1]  # as it is saved: V judges M with the code in it
                 own = self.own_features(faces, batch)
             patches, predicted, attributes = self.discriminator(faces)
             fake_patches, _, _ = self.discriminator(anonymized)
@@ -152,116 +188,167 @@ class MfMTraining(AttributedTraining):
         c = self.config
         position = self.locate(self.batches_seen)[1]
         turn = position // (c.discriminator_ratio + 1)  # how many batches of this side there were before
+        measured = self.measures_shares(turn)
         learning = [o for i, o in enumerate(self.optimizers_list()) if i in ((0, 2) if c.keyed_code else (0,))]
         judges = (self.discriminator, self.model.attribute_reader)
         for judge in judges:
             judge.requires_grad_(False)
         try:
-            count = len(faces)
-            with torch.no_grad():
-                t, k = self.draw_sources(count, "t"), self.draw_sources(count, "k")
-                own = self.own_features(faces, batch)
-            bits = self.draw_passwords(count, "password")
-            wanted = self.draw_requests(t.labels, "request")
-            logs: dict[str, Tensor] = {}
-
-            cover, latent = self.model.modify(faces, bits, wanted, t.features, recover=False)
-            anonymized, written, code, change = self.write_code(faces, cover)
-            warm_end = max(1.0, 0.1 * c.modify_batches)
-            saved = self.through_file(written, warm=position < warm_end)
-            phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - position / (3 * warm_end)))
-            noise = None
-            log_variance = self.posterior.bottleneck_log_variance
-            if c.lambda_recovery:
-                rng = self.generator_for("bottleneck")
-                side = c.size // 4
-                normal = self.share(torch.randn(count * self.world_size, 4 * c.width, side, side, generator=rng))
-                noise = normal * (0.5 * log_variance).exp()
-            recovered, bottleneck = self.model.modify(
-                saved, bits, wanted, k.features, recover=True, phasors=phasors, noise=noise
-            )
-
-            features, features_r = self.features_of(anonymized), self.features_of(recovered)
-            patches, predicted, attributes = self.discriminator(anonymized)
-            _, _, attributes_r = self.discriminator(recovered)
-            loss_b = losses.appearance_loss(faces, anonymized, recovered, c.keep_share)
-            loss_attr = losses.attribute_loss(attributes, wanted, self.sizes)
-            loss_attr = loss_attr + losses.attribute_loss(attributes_r, labels, self.sizes)
-            loss_rec = losses.recovered_loss(own, features_r)
-            loss_domain = losses.domain_loss(predicted, features)
-            mistaken_logits: Tensor | None = None
-            loss_feat = faces.new_zeros(())
-            weight = c.variants_every
-            if turn % c.variants_every == 0:
-                # As at use, another password brings another source; wrong ones work on the saved face.
-                second, _ = self.model.modify(
-                    faces, self.spoil(bits, wanted, "second")[0], wanted, k.features, recover=False
-                )
-                wrong = [
-                    self.model.modify(
-                        saved, *self.spoil(bits, wanted, name), source, recover=True, phasors=wrong_phasors
-                    )[0]
-                    for name, source in (("wrong 1", k.features), ("wrong 2", t.features.roll(1, 0)))
-                ]
-                seen = [self.features_of(picture) for picture in (second, *wrong)]
-                loss_feat = weight * losses.feature_loss(features, *seen)
-                mistaken_logits = self.identity_logits(seen[1])
-                logs["cos_wrong"] = functional.cosine_similarity(seen[1], own, dim=-1).mean()
-            loss_adv = losses.identity_loss(
-                self.identity_logits(features_r),
-                identity,
-                self.identity_logits(features),
-                t.identity,
-                mistaken_logits,
-                k.identity,
-            )
-            value = patch_discriminator.generator_loss([patches], c.adversarial)
-            ident, cosines = self.identity_losses(features, t.features, own)
-            total = (
-                c.lambda_b * loss_b
-                + c.lambda_attribute_class * loss_attr
-                + c.lambda_identity_class * loss_adv
-                + c.lambda_feature * loss_feat
-                + c.lambda_recovered * loss_rec
-                + c.lambda_domain * loss_domain
-                + c.lambda_adversarial * value
-                + ident
-                + self.surrounding_losses(anonymized, faces)
-            )
-            l1, dissimilarity = saved_file.reveal_loss(recovered, faces)
-            if c.lambda_reveal_ssim:
-                total = total + c.lambda_b * c.lambda_reveal_ssim * dissimilarity
-            if code is not None:
-                total = total + c.lambda_extract * extract + c.lambda_residual * change
-                logs |= {"extract": extract, "change": change.sqrt()}
-            if c.lambda_acceptability:  # (8), (10)-(12): the anonymized picture keeps telling the original's code
-                told = gaussian_log_likelihood(
-                    self.posterior.code(latent), self.posterior(anonymized), self.posterior.code_log_variance
-                )
-                total = total - c.lambda_acceptability * told
-                logs["mi_acceptability"] = told
-            if c.lambda_recovery:  # (17); and (18) for the wrong password, whose picture tells k's code
-                divergence = standard_normal_divergence(bottleneck.float(), log_variance)
-                total = total + c.lambda_recovery * divergence
-                logs["mi_recovery"] = divergence
-                if turn % c.variants_every == 0:
-                    told = gaussian_log_likelihood(k.features, seen[1], self.posterior.source_log_variance)
-                    total = total - weight * c.lambda_recovery * told
-            for optimizer in learning:
-                optimizer.zero_grad()
-            self.manual_backward(total)
-            for optimizer in learning:
-                self.clip_gradients(optimizer, gradient_clip_val=10.0, gradient_clip_algorithm="norm")
-                optimizer.step()
+            with self.eager_if(measured):
+                drawn = self._draw(batch, faces, labels, identity, position, turn)
+                terms, logs = self._terms(drawn)
+                total = torch.stack(list(terms.values())).sum()
+                if measured:
+                    logs |= self.gradient_shares(terms, "m", self.model.modifier, self.model.modifier_style)
+                for optimizer in learning:
+                    optimizer.zero_grad()
+                self.manual_backward(total)
+                for optimizer in learning:
+                    self.clip_gradients(optimizer, gradient_clip_val=10.0, gradient_clip_algorithm="norm")
+                    optimizer.step()
         finally:
             for judge in judges:
                 judge.requires_grad_(True)
         if isinstance(self.model.extractor, FeatureExtractor):
-            self.refill_bank(own, batch, turn)
-        logs |= {"b": loss_b, "attr": loss_attr, "adv": loss_adv, "feat": loss_feat, "rec": loss_rec, "l1": l1}
-        logs |= {"domain": loss_domain, "value": value, "ssim": 1 - dissimilarity, "total": total, **cosines}
-        logs["asked"] = self.accuracy(attributes, wanted, self.sizes)
-        return self.logged(logs)
+            self.refill_bank(drawn.own, batch, turn)
+        return self.logged({**logs, "total": total})
+
+    @torch.no_grad()
+    def _draw(
+        self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor, identity: Tensor, position: int, turn: int
+    ) -> Drawn:
+        """Sources, passwords and factors of a modifier batch."""
+        t, k = self.draw_sources(batch, "t"), self.draw_sources(batch, "k")
+        return Drawn(
+            faces=faces,
+            labels=labels,
+            identity=identity,
+            t=t,
+            k=k,
+            own=self.own_features(faces, batch),
+            bits=self.draw_passwords(len(faces), "password"),
+            wanted=self.draw_requests(t.labels, "request"),
+            position=position,
+            turn=turn,
+        )
+
+    def _terms(self, d: Drawn) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """All terms of the loss, weighted, and what else is logged."""
+        c, logs = self.config, dict[str, Tensor]()
+        cover, _ = self.model.modify(d.faces, d.bits, d.wanted, d.t.features, recover=False)
+        anonymized, written, code, change = self.write_code(d.faces, cover)
+        warm_end = max(1.0, 0.1 * c.modify_batches)
+        saved = self.through_file(written, warm=d.position < warm_end)
+        phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - d.position / (3 * warm_end)))
+        noise, log_variance = None, self.posterior.bottleneck_log_variance
+        if c.lambda_marginal:
+            noise = self.bottleneck_noise(len(saved), 4 * c.width) * (0.5 * log_variance).exp()
+        recovered, bottleneck = self.model.modify(
+            saved, d.bits, d.wanted, d.k.features, recover=True, phasors=phasors, noise=noise
+        )
+        features, features_r = self.features_of(anonymized), self.features_of(recovered)
+        mistaken, terms = self._variant_terms(d, saved, wrong_phasors, features, logs)
+        terms |= self._equation_7(d, anonymized, recovered, features, features_r, mistaken, logs)
+        source, cosines = self.identity_losses(features, d.t.features, d.own)
+        terms |= {"source": source, "surroundings": self.surrounding_losses(anonymized, d.faces)}
+        l1, dissimilarity = saved_file.reveal_loss(recovered, d.faces)
+        logs |= {"l1": l1, "ssim": 1 - dissimilarity, **cosines}
+        if c.lambda_reveal_ssim:
+            terms["ssim"] = c.lambda_b * c.lambda_reveal_ssim * dissimilarity
+        if code is not None:
+            terms["code"] = c.lambda_extract * extract + c.lambda_residual * change
+            logs |= {"extract": extract, "change": change.sqrt()}
+        if c.lambda_marginal:  # (17): what passes the bottleneck, against the marginal r
+            divergence = standard_normal_divergence(bottleneck.float(), log_variance)
+            terms["marginal"] = c.lambda_marginal * divergence
+            logs["kl_marginal"] = divergence
+        return terms | self._information_terms(d, anonymized, recovered, logs), logs
+
+    def _equation_7(
+        self,
+        d: Drawn,
+        anonymized: Tensor,
+        recovered: Tensor,
+        features: Tensor,
+        features_r: Tensor,
+        mistaken: Tensor | None,
+        logs: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """(1)-(3), (5), (6) with their weights, and V; (4) is among the variants' terms."""
+        c = self.config
+        patches, predicted, attributes = self.discriminator(anonymized)
+        _, _, attributes_r = self.discriminator(recovered)
+        loss_b = losses.appearance_loss(d.faces, anonymized, recovered, c.keep_share)
+        loss_attr = losses.attribute_loss(attributes, d.wanted, self.sizes)
+        loss_attr = loss_attr + losses.attribute_loss(attributes_r, d.labels, self.sizes)
+        loss_rec = losses.recovered_loss(d.own, features_r)
+        loss_domain = losses.domain_loss(predicted, features)
+        loss_adv = losses.identity_loss(
+            self.identity_logits(features_r),
+            d.identity,
+            self.identity_logits(features),
+            d.t.identity,
+            mistaken,
+            d.k.identity,
+        )
+        value = patch_discriminator.generator_loss([patches], c.adversarial)
+        logs |= {"b": loss_b, "attr": loss_attr, "adv": loss_adv, "rec": loss_rec, "domain": loss_domain}
+        logs |= {"value": value, "asked": self.accuracy(attributes, d.wanted, self.sizes)}
+        return {
+            "b": c.lambda_b * loss_b,
+            "attr": c.lambda_attribute_class * loss_attr,
+            "adv": c.lambda_identity_class * loss_adv,
+            "rec": c.lambda_recovered * loss_rec,
+            "domain": c.lambda_domain * loss_domain,
+            "value": c.lambda_adversarial * value,
+        }
+
+    def _variant_terms(
+        self, d: Drawn, saved: Tensor, wrong_phasors: Tensor | None, features: Tensor, logs: dict[str, Tensor]
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """(4) on the faces of another right password and of two wrong ones; (18) with P^ != P.
+
+        Returns:
+            Identity logits of F_wp1 for (3), None in a batch without these faces; and the weighted terms.
+        """
+        c = self.config
+        if d.turn % c.variants_every:
+            return None, {}
+        # As at use, another password brings another source; wrong ones work on the saved face.
+        second, _ = self.model.modify(
+            d.faces, self.other_passwords(d.bits, "second"), d.wanted, d.k.features, recover=False
+        )
+        wrong = [
+            self.model.modify(saved, *self.spoil(d.bits, d.wanted, name), source, recover=True, phasors=wrong_phasors)[
+                0
+            ]
+            for name, source in (("wrong 1", d.k.features), ("wrong 2", d.t.features.roll(1, 0)))
+        ]
+        seen = [self.features_of(picture) for picture in (second, *wrong)]
+        loss_feat = losses.feature_loss(features, *seen)
+        terms = {"feat": c.variants_every * c.lambda_feature * loss_feat}
+        logs |= {"feat": loss_feat, "cos_wrong": functional.cosine_similarity(seen[1], d.own, dim=-1).mean()}
+        if c.lambda_recovery:
+            nats = self.posterior.told_of_source(d.k.features, seen[1])
+            terms["false_recovery"] = -c.variants_every * c.lambda_recovery * nats
+            logs["mi_false"] = nats
+        return self.identity_logits(seen[1]), terms
+
+    def _information_terms(
+        self, d: Drawn, anonymized: Tensor, recovered: Tensor, logs: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The games (8) and, with the right password, (16): both pictures keep telling the original's content code."""
+        c, terms = self.config, dict[str, Tensor]()
+        if not (c.lambda_acceptability or c.lambda_recovery):
+            return terms
+        told = self.posterior.code(self.model.content(d.faces))
+        if c.lambda_acceptability:
+            logs["mi_acceptability"] = self.posterior.told_by_anonymized(told, anonymized)
+            terms["acceptability"] = -c.lambda_acceptability * logs["mi_acceptability"]
+        if c.lambda_recovery:
+            logs["mi_recovery"] = self.posterior.told_by_recovered(told, recovered)
+            terms["recovery"] = -c.lambda_recovery * logs["mi_recovery"]
+        return terms
 
     # ------------------------------------------------------------------ what a run shows
     @torch.no_grad()

@@ -32,9 +32,9 @@ class SDNConfig(AttributedConfig):
         lambda_false: Weight of (13) within (14) (paper: 1).
         false_every: (13) is computed in every n-th encoder batch, with n times the weight (paper: 1).
         back_every: Likewise the second term of (6) (paper: 1).
-        lambda_realism: Weight lambda_1 of the mutual information in (16); not given. 0 with ``lambda_recovery`` 0: an
-            ablation.
-        lambda_recovery: Weight lambda_2 of the mutual information in (19); not given.
+        lambda_realism: Weight lambda_1 of the mutual information in (16), a nat; not given. 0 with ``lambda_recovery``
+            and ``lambda_marginal`` 0: an ablation.
+        lambda_recovery: Weight lambda_2 of the mutual information in (19), a nat; not given.
         adversarial: Value function V of the games: "hinge" (chosen) or "log".
         alternate_batches: Length of the training in batches, of either side.
     """
@@ -55,8 +55,8 @@ class SDNConfig(AttributedConfig):
     lambda_false: float = 1.0
     false_every: int = 1
     back_every: int = 1
-    lambda_realism: float = 0.01
-    lambda_recovery: float = 0.001
+    lambda_realism: float = 0.1
+    lambda_recovery: float = 0.02
     adversarial: Literal["hinge", "log"] = "hinge"
 
     alternate_batches: int = 440_000

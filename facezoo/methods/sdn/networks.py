@@ -66,6 +66,13 @@ class SDNNetworks(AttributedNetworks):
             return self.paint_over(faces, seen, self.encoder.draw(latent, condition, style)), latent
         return self.finish(self.encoder, latent, condition, style, seen), latent
 
+    def content(self, faces: Tensor) -> Tensor:
+        """Content latent of originals ``(B, 3, S, S)`` before the joining, under no password and no request.
+
+        What (16) and (19) call the latent code of the original: neither a source nor a password has a part in it.
+        """
+        return self.encoder.content(self.original(faces), faces.new_zeros(len(faces), self.config.request_dim))
+
     def de(
         self,
         saved: Tensor,

@@ -10,6 +10,7 @@ recogniser in EC's place only their vectors are needed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,14 +22,41 @@ from facezoo.core import saved_file
 from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, Side
 from facezoo.data.attributes import ATTRIBUTES, value_count
-from facezoo.methods.attributed.losses import cross_entropy, gaussian_log_likelihood, standard_normal_divergence
+from facezoo.methods.attributed.losses import cross_entropy, standard_normal_divergence
 from facezoo.methods.attributed.model import Posterior
-from facezoo.methods.attributed.training import AttributedTraining
+from facezoo.methods.attributed.training import AttributedTraining, Sources
 from facezoo.methods.sdn import losses
 from facezoo.methods.sdn.config import SDNConfig
 from facezoo.methods.sdn.networks import SDNNetworks
 from facezoo.nets import patch_discriminator
 from facezoo.nets.dosgan import FeatureExtractor, MultiTaskDiscriminator
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What an encoder batch works with.
+
+    Attributes:
+        faces: y, ``(B, 3, S, S)``.
+        x: The sources that the anonymized faces take after.
+        z: The sources that a wrong P shows.
+        own: Features of y.
+        bits: The password.
+        wanted: Attributes that are asked for.
+        mine: Those with which y stays itself.
+        position: Batches of the phase before this one.
+        turn: Encoder batches before this one.
+    """
+
+    faces: Tensor
+    x: Sources
+    z: Sources
+    own: Tensor
+    bits: Tensor
+    wanted: Tensor
+    mine: Tensor
+    position: int
+    turn: int
 
 
 class SDNTraining(AttributedTraining):
@@ -63,13 +91,14 @@ class SDNTraining(AttributedTraining):
             c.feature_dim,
             value_count(c.attributes),
         )
-        self.posterior = Posterior(c.discriminator_width // 2, c.size, 4 * c.width, 4 * c.reveal_width)
+        self.posterior = Posterior(c.discriminator_width // 2, c.size, 4 * c.width, 4 * c.reveal_width, c.feature_dim)
         self.phases = (
             Phase(
                 "alternate",
                 c.alternate_batches,
                 tuple(name for name in self.networks() if name not in self.starts_from),
                 discriminator_batches=c.discriminator_ratio,
+                judges=("extractor", "discriminator"),
             ),
         )
 
@@ -109,12 +138,12 @@ class SDNTraining(AttributedTraining):
         c = self.config
         optimizer = self.optimizers_list()[1]
         with optimizer.toggle_model():
-            sources = self.draw_sources(len(faces), "x")
+            sources = self.draw_sources(batch, "x")
             bits = self.draw_passwords(len(faces), "password")
             wanted = self.draw_requests(sources.labels, "request")
             with torch.no_grad():
                 cover, _ = self.model.en(faces, bits, wanted, sources.features)
-                anonymized = saved_file.to_8_bit(cover)
+                anonymized = self.write_code(faces, cover)[1]  # as it is saved: D judges En with the code in it
             total = faces.new_zeros(())
             logs: dict[str, Tensor] = {}
             if isinstance(self.model.extractor, FeatureExtractor):
@@ -148,118 +177,159 @@ class SDNTraining(AttributedTraining):
 
     def _networks_batch(self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """En by (8), De by (14), the games (16) and (19)."""
-        c = self.config
         position = self.locate(self.batches_seen)[1]
-        turn = position // (c.discriminator_ratio + 1)  # how many batches of this side there were before
+        turn = position // (self.config.discriminator_ratio + 1)  # how many batches of this side there were before
+        measured = self.measures_shares(turn)
         chosen = [o for i, o in enumerate(self.optimizers_list()) if i != 1]
         judges = [name for name in ("extractor", "discriminator") if name in self.networks()]
         for name in judges:
             self.networks()[name].requires_grad_(False)
         try:
-            count = len(faces)
-            x, z = self.draw_sources(count, "x"), self.draw_sources(count, "z")
-            x_features, z_features = x.features.detach(), z.features.detach()
-            own = self.own_features(faces, batch).detach()
-            bits = self.draw_passwords(count, "password")
-            wanted = self.draw_requests(x.labels, "request")
-            mine = self.own_request(labels, "own request")
-            total = faces.new_zeros(())
-            logs: dict[str, Tensor] = {}
-
-            # ---- En: the anonymized face Q, y from itself, y back from Q
-            cover, latent = self.model.en(faces, bits, wanted, x_features)
-            anonymized, written, code, change = self.write_code(faces, cover)
-            same, _ = self.model.en(faces, bits, mine, own)
-            back = None
-            if c.dual_inference and turn % c.back_every == 0:
-                back, _ = self.model.en(anonymized, bits, mine, own)
-            rec = losses.reconstruction_loss(faces, same, None)
-            if back is not None:
-                rec = rec + c.back_every * (losses.reconstruction_loss(faces, same, back) - rec)
-            patches, _, attributes = self.discriminator(anonymized)
-            attr = c.lambda_attribute * losses.attribute_loss(attributes, wanted, self.sizes)
-            logs |= {
-                "rec": (faces - same).detach().abs().mean(),
-                "attr": attr,
-                "asked": self.accuracy(attributes, wanted, self.sizes),
-            }
-            encoder = losses.encoder_loss(rec, attr)
-
-            features = self.features_of(anonymized)
-            if c.dual_inference and isinstance(self.model.extractor, FeatureExtractor):
-                # En's side of the dual inference: the text has both sides minimise this cross-entropy.
-                total = total + c.lambda_source * cross_entropy(self.identity_logits(features), x.identity)
-            ident, cosines = self.identity_losses(features, x_features, own)
-            value = patch_discriminator.generator_loss([patches], c.adversarial)
-            total = total + ident + self.surrounding_losses(anonymized, faces) + c.lambda_adversarial * value
-            logs |= {**cosines, "value": value}
-
-            # ---- De: right and wrong P on the saved file
-            warm_end = max(1.0, 0.1 * c.alternate_batches)
-            saved = self.through_file(written, warm=position < warm_end)
-            phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - position / (3 * warm_end)))
-            noise = None
-            log_variance = self.posterior.bottleneck_log_variance
-            if c.lambda_recovery:
-                rng = self.generator_for("bottleneck")
-                side = c.size // 4
-                normal = self.share(torch.randn(count * self.world_size, 4 * c.reveal_width, side, side, generator=rng))
-                noise = normal * (0.5 * log_variance).exp()
-            revealed, bottleneck = self.model.de(saved, bits, wanted, z_features, phasors, noise)
-            reveal = losses.reveal_loss(faces, revealed)
-            l1, dissimilarity = saved_file.reveal_loss(revealed, faces)
-            logs |= {"l1": l1, "ssim": 1 - dissimilarity}
-            false = faces.new_zeros(())
-            if c.lambda_false and turn % c.false_every == 0:
-                wrong_bits, wrong_wanted = self.spoil(bits, wanted, "wrong")
-                mistaken, _ = self.model.de(saved, wrong_bits, wrong_wanted, z_features, wrong_phasors)
-                mistaken_features = self.features_of(saved_file.to_8_bit(mistaken))
-                false = losses.false_reveal_loss(self.identity_logits(mistaken_features), z.identity)
-                patches_z, _, _ = self.discriminator(mistaken)
-                value_z = patch_discriminator.generator_loss([patches_z], c.adversarial)
-                total = total + c.false_every * c.lambda_adversarial * value_z
-                logs |= {
-                    "false": false,
-                    "cos_false": functional.cosine_similarity(mistaken_features, own, dim=-1).mean(),
-                }
-                if c.lambda_recovery:  # (21): the wrong password's picture tells z's code
-                    mean, spread = (
-                        mistaken_features / z_features.norm(dim=-1).mean(),
-                        self.posterior.source_log_variance,
-                    )
-                    told = gaussian_log_likelihood(z_features / z_features.norm(dim=-1).mean(), mean, spread)
-                    total = total - c.false_every * c.lambda_recovery * told
-            decoder = losses.decoder_loss(reveal, c.false_every * c.lambda_false * false)
-            total = total + losses.total_loss(encoder, decoder, c.lambda_en, c.lambda_de)
-            if c.lambda_reveal_ssim:
-                total = total + c.lambda_de * c.lambda_reveal_ssim * dissimilarity
-            if code is not None:
-                total = total + c.lambda_extract * extract + c.lambda_residual * change
-                logs |= {"extract": extract, "change": change.sqrt()}
-            if c.lambda_realism:  # (16)-(18): the anonymized picture keeps telling y's content code
-                told = gaussian_log_likelihood(
-                    self.posterior.code(latent), self.posterior(anonymized), self.posterior.code_log_variance
-                )
-                total = total - c.lambda_realism * told
-                logs["mi_realism"] = told
-            if c.lambda_recovery:  # (20): what passes De's bottleneck is bounded from above
-                divergence = standard_normal_divergence(bottleneck.float(), log_variance)
-                total = total + c.lambda_recovery * divergence
-                logs["mi_recovery"] = divergence
-
-            for optimizer in chosen:
-                optimizer.zero_grad()
-            self.manual_backward(total)
-            for optimizer in chosen:
-                self.clip_gradients(optimizer, gradient_clip_val=10.0, gradient_clip_algorithm="norm")
-                optimizer.step()
+            with self.eager_if(measured):
+                drawn = self._draw(batch, faces, labels, position, turn)
+                terms, logs = self._terms(drawn)
+                total = torch.stack(list(terms.values())).sum()
+                if measured:
+                    m = self.model
+                    logs |= self.gradient_shares(terms, "en", m.encoder, m.encoder_style)
+                    logs |= self.gradient_shares(terms, "de", m.decoder, m.decoder_style)
+                for optimizer in chosen:
+                    optimizer.zero_grad()
+                self.manual_backward(total)
+                for optimizer in chosen:
+                    self.clip_gradients(optimizer, gradient_clip_val=10.0, gradient_clip_algorithm="norm")
+                    optimizer.step()
         finally:
             for name in judges:
                 self.networks()[name].requires_grad_(True)
         if isinstance(self.model.extractor, FeatureExtractor):
-            self.refill_bank(own, batch, turn)
-        logs["total"] = total
-        return self.logged(logs)
+            self.refill_bank(drawn.own, batch, turn)
+        return self.logged({**logs, "total": total})
+
+    def _draw(self, batch: dict[str, Tensor], faces: Tensor, labels: Tensor, position: int, turn: int) -> Drawn:
+        """Sources, passwords and requests of an encoder batch."""
+        x, z = self.draw_sources(batch, "x"), self.draw_sources(batch, "z")
+        return Drawn(
+            faces=faces,
+            x=x,
+            z=z,
+            own=self.own_features(faces, batch).detach(),
+            bits=self.draw_passwords(len(faces), "password"),
+            wanted=self.draw_requests(x.labels, "request"),
+            mine=self.own_request(labels, "own request"),
+            position=position,
+            turn=turn,
+        )
+
+    def _terms(self, d: Drawn) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """All terms of the loss, weighted, and what else is logged."""
+        c, logs = self.config, dict[str, Tensor]()
+        cover, _ = self.model.en(d.faces, d.bits, d.wanted, d.x.features.detach())
+        anonymized, written, code, change = self.write_code(d.faces, cover)
+        encoder, terms = self._encoder_terms(d, anonymized, logs)
+        told = self.posterior.code(self.model.content(d.faces)) if c.lambda_realism or c.lambda_recovery else None
+
+        warm_end = max(1.0, 0.1 * c.alternate_batches)
+        saved = self.through_file(written, warm=d.position < warm_end)
+        phasors, wrong_phasors, extract = self.read_code(saved, code, max(0.0, 1 - d.position / (3 * warm_end)))
+        decoder, more = self._decoder_terms(d, saved, phasors, wrong_phasors, told, logs)
+        terms |= more
+        terms["equation_15"] = losses.total_loss(encoder, decoder, c.lambda_en, c.lambda_de)
+        if code is not None:
+            terms["code"] = c.lambda_extract * extract + c.lambda_residual * change
+            logs |= {"extract": extract, "change": change.sqrt()}
+        if told is not None and c.lambda_realism:  # (16)-(18): the anonymized picture keeps telling y's content code
+            nats = self.posterior.told_by_anonymized(told, anonymized)
+            terms["realism"] = -c.lambda_realism * nats
+            logs["mi_realism"] = nats
+        return terms, logs
+
+    def _encoder_terms(self, d: Drawn, anonymized: Tensor, logs: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """(8): y from itself, y back from the anonymized face, attributes as asked; V; and what is ours."""
+        c = self.config
+        same, _ = self.model.en(d.faces, d.bits, d.mine, d.own)
+        back = None
+        if c.dual_inference and d.turn % c.back_every == 0:
+            back, _ = self.model.en(anonymized, d.bits, d.mine, d.own)
+        rec = losses.reconstruction_loss(d.faces, same, None)
+        if back is not None:
+            rec = rec + c.back_every * (losses.reconstruction_loss(d.faces, same, back) - rec)
+        patches, _, attributes = self.discriminator(anonymized)
+        attr = c.lambda_attribute * losses.attribute_loss(attributes, d.wanted, self.sizes)
+
+        features = self.features_of(anonymized)
+        source, cosines = self.identity_losses(features, d.x.features.detach(), d.own)
+        if c.dual_inference and isinstance(self.model.extractor, FeatureExtractor):
+            # En's side of the dual inference: the text has both sides minimise this cross-entropy.
+            source = source + c.lambda_source * cross_entropy(self.identity_logits(features), d.x.identity)
+        value = patch_discriminator.generator_loss([patches], c.adversarial)
+        logs |= {
+            "rec": (d.faces - same).abs().mean(),
+            "attr": attr,
+            "asked": self.accuracy(attributes, d.wanted, self.sizes),
+            "value": value,
+            **cosines,
+        }
+        terms = {
+            "source": source,
+            "surroundings": self.surrounding_losses(anonymized, d.faces),
+            "value": c.lambda_adversarial * value,
+        }
+        return losses.encoder_loss(rec, attr), terms
+
+    def _decoder_terms(
+        self,
+        d: Drawn,
+        saved: Tensor,
+        phasors: Tensor | None,
+        wrong_phasors: Tensor | None,
+        told: Tensor | None,
+        logs: dict[str, Tensor],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(14): right and wrong P on the saved file; the game (19) with the bounds (20) and (21)."""
+        c, terms = self.config, dict[str, Tensor]()
+        z_features = d.z.features.detach()
+        noise, log_variance = None, self.posterior.bottleneck_log_variance
+        if c.lambda_marginal:
+            noise = self.bottleneck_noise(len(saved), 4 * c.reveal_width) * (0.5 * log_variance).exp()
+        revealed, bottleneck = self.model.de(saved, d.bits, d.wanted, z_features, phasors, noise)
+        l1, dissimilarity = saved_file.reveal_loss(revealed, d.faces)
+        logs |= {"l1": l1, "ssim": 1 - dissimilarity}
+        if c.lambda_reveal_ssim:
+            terms["ssim"] = c.lambda_de * c.lambda_reveal_ssim * dissimilarity
+        if c.lambda_marginal:  # (20): what passes De's bottleneck, against the marginal r
+            divergence = standard_normal_divergence(bottleneck.float(), log_variance)
+            terms["marginal"] = c.lambda_marginal * divergence
+            logs["kl_marginal"] = divergence
+        if told is not None and c.lambda_recovery:  # (19) with P^ = P: the recovered picture tells y's content code
+            nats = self.posterior.told_by_recovered(told, revealed)
+            terms["recovery"] = -c.lambda_recovery * nats
+            logs["mi_recovery"] = nats
+        false = saved.new_zeros(())
+        if c.lambda_false and d.turn % c.false_every == 0:
+            false, wrong = self._false_terms(d, saved, wrong_phasors, logs)
+            terms |= wrong
+        return losses.decoder_loss(losses.reveal_loss(d.faces, revealed), c.lambda_false * c.false_every * false), terms
+
+    def _false_terms(
+        self, d: Drawn, saved: Tensor, wrong_phasors: Tensor | None, logs: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(13) and its V: a wrong P shows z; and (21) with P^ != P, whose picture tells z's code."""
+        c = self.config
+        wrong_bits, wrong_wanted = self.spoil(d.bits, d.wanted, "wrong")
+        z_features = d.z.features.detach()
+        mistaken, _ = self.model.de(saved, wrong_bits, wrong_wanted, z_features, wrong_phasors)
+        features = self.features_of(saved_file.to_8_bit(mistaken))
+        false = losses.false_reveal_loss(self.identity_logits(features), d.z.identity)
+        patches, _, _ = self.discriminator(mistaken)
+        value = patch_discriminator.generator_loss([patches], c.adversarial)
+        terms = {"false_value": c.false_every * c.lambda_adversarial * value}
+        logs |= {"false": false, "cos_false": functional.cosine_similarity(features, d.own, dim=-1).mean()}
+        if c.lambda_recovery:
+            nats = self.posterior.told_of_source(z_features, features)
+            terms["false_recovery"] = -c.false_every * c.lambda_recovery * nats
+            logs["mi_false"] = nats
+        return false, terms
 
     # ------------------------------------------------------------------ what a run shows
     @torch.no_grad()

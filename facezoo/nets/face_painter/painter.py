@@ -234,7 +234,7 @@ class FacePainter(nn.Module):
         """
         c = self.config
         traits = self.traits.compose(own, identity)
-        points, depth = self._moved(state, identity, traits[:, : c.shape_traits])
+        points, depth, _ = self._moved(state, traits[:, : c.shape_traits])
         size = faces.shape[-1]
         drawn = self.frame.render(points, depth, state.points, size)
         surroundings = sample(faces, drawn.source_places)
@@ -249,15 +249,21 @@ class FacePainter(nn.Module):
         result = self.refiner(guess, places, mask, condition) if refine else guess
         return Painting(guess, mask, kept * mask, places, condition, result)
 
-    def _moved(self, state: FaceState, identity: Tensor, traits: Tensor) -> tuple[Tensor, Tensor]:
-        """Mesh points ``(B, N, 2)`` and depth ``(B, N)`` with the shape of somebody else."""
+    def disguised(self, state: FaceState, identity: Tensor, own: Tensor) -> FaceState:
+        """A face as it stands in a picture after ``paint`` gave it another identity: its mesh is that of the other."""
+        traits = self.traits.compose(own, identity)
+        points, depth, shapes = self._moved(state, traits[:, : self.config.shape_traits])
+        return dataclasses.replace(state, points=points, depth=depth, shapes=shapes, identity=identity, own=own)
+
+    def _moved(self, state: FaceState, traits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mesh points ``(B, N, 2)``, depth ``(B, N)`` and shape ``(B, N, 3)`` with the shape traits of another."""
         c = self.config
         whole = self.traits.compose(state.own, state.identity)[:, : c.shape_traits]
         low, high = _TURN_RANGE
         fade = 1 - ((state.pose.turn.norm(dim=1, keepdim=True) - low) / (high - low)).clamp(0, 1)
         shapes = self.shape.exchange(state.shapes, (traits - whole) * fade)
         change = state.pose.apply(shapes) - state.pose.apply(state.shapes)
-        return state.points + change[..., :2], state.depth + change[..., 2]
+        return state.points + change[..., :2], state.depth + change[..., 2], shapes
 
     def _kept(self, drawn: Rendering) -> Tensor:
         """Where the picture shows through: the inside of eyes and mouth, with an edge of a pixel or two."""

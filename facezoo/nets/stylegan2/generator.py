@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -212,6 +212,11 @@ class Generator(nn.Module):
         )
         self.synthesis = SynthesisNetwork(config)
         self.register_buffer("w_mean", torch.zeros(config.w_dim))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles mapping and synthesis, which training calls apart; see ``nn.Module.compile``."""
+        self.mapping.compile(*args, **kwargs)
+        self.synthesis.compile(*args, **kwargs)
 
     def w(self, z: Tensor, truncation: float = 1.0, cutoff: int | None = None) -> Tensor:
         """Latents of every layer.
