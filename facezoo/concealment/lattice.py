@@ -7,7 +7,7 @@ is moved to the nearest place whose remainder modulo a step is an *angle* of the
 no noise to the reader, as it is where a pattern is added: what disturbs is only rounding, JPEG and resampling. A
 change is at most half a step; on average it is ``step / 12 ** .5`` in a quarter of the cell's frequencies.
 
-What is told are a few hundred numbers, standard normal, of which several angles each tell one: four plainly, the others
+What is told are a few hundred numbers, standard normal, of which several angles each tell one: some plainly, the others
 finer by a factor, as on a vernier. The reader takes the mean of what is likely given all of them and how noisy the
 pilots are, so that a damaged file gives a vaguer number and not a wild one.
 """
@@ -15,6 +15,7 @@ pilots are, so that a damaged file gives a vaguer number and not a wild one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ class Lattice:
 
     Args:
         size: side of the crop in pixels, a multiple of 8.
-        count: numbers of a face.
+        repeats: for each number of a face, how many angles tell it.
         step_inside: step on the face, in levels of 255.
         step_outside: step elsewhere.
         face: ``(S, S)`` where the face is, in [0, 1].
@@ -103,22 +104,23 @@ class Lattice:
     """
 
     def __init__(
-        self, size: int, count: int, step_inside: float, step_outside: float, face: Tensor, purpose: str
+        self, size: int, repeats: Sequence[int], step_inside: float, step_outside: float, face: Tensor, purpose: str
     ) -> None:
         if size % LATTICE_CELL:
             raise ValueError(f"the side of a crop with a code is a multiple of {LATTICE_CELL}, not {size}")
-        self.side, self.count = size // LATTICE_CELL, count
+        self.side, self.count = size // LATTICE_CELL, len(repeats)
         self.layout = LatticeLayout(self.side, purpose)
-        if len(self.layout.numbers) < 2 * count:
-            raise ValueError(f"a crop of {size} pixels has no room for {count} numbers")
+        if len(self.layout.numbers) < sum(repeats):
+            raise ValueError(f"a crop of {size} pixels has no room for {sum(repeats)} angles")
         cells = torch.nn.functional.avg_pool2d(face[None, None].float(), LATTICE_CELL)[0, 0]
         self.step = torch.where(cells > 0.5, step_inside, step_outside)
         self.basis = self._cosines()
-        place = torch.arange(len(self.layout.numbers))
-        self.number = place % count
-        turn = place // count
-        turns = len(place) / count
-        self.factor = torch.where(turn < max(1.0, math.floor(turns * _PLAIN)), 1, _FINER)
+        told = torch.tensor(list(repeats))
+        self.number = torch.arange(len(told)).repeat_interleave(told)
+        turn = torch.cat([torch.arange(r) for r in repeats])
+        plain = (told * _PLAIN).ceil().clamp_min(1)[self.number]
+        self.factor = torch.where(turn < plain, 1, _FINER)
+        self.places = self.layout.numbers[: len(self.number)]
 
     @staticmethod
     def _cosines() -> Tensor:
@@ -132,7 +134,7 @@ class Lattice:
         """``(B, N)`` standard normal numbers -> angles ``(B, C, H, W)``; 0 where no number is told."""
         scaled = (numbers / _RANGE).clamp(-1, 1) * (PHASE_LIMIT * math.pi)
         flat = scaled.new_zeros(len(scaled), self.layout.channels * self.side * self.side)
-        flat[:, self.layout.numbers] = scaled[:, self.number] * self.factor
+        flat[:, self.places] = scaled[:, self.number] * self.factor
         return flat.view(-1, self.layout.channels, self.side, self.side)
 
     def numbers(self, phasors: Tensor, coherence: float) -> Tensor:
@@ -145,7 +147,7 @@ class Lattice:
         Returns:
             ``(N,)``.
         """
-        real, imaginary = phasors.reshape(2, -1)[:, self.layout.numbers].double()
+        real, imaginary = phasors.reshape(2, -1)[:, self.places].double()
         grid = torch.linspace(-_RANGE, _RANGE, _GRID, dtype=torch.float64)
         angle = grid / _RANGE * (PHASE_LIMIT * math.pi)
         turned = self.factor[:, None] * angle[None]

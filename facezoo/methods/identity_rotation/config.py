@@ -17,11 +17,15 @@ class PaintedRotationConfig(FacePainterConfig):
         painter: says that the checkpoint is one of these.
         step_inside: step of the code's lattice on the face, in levels of 255.
         step_outside: step elsewhere.
+        repeats: angles that tell each number of the code.
+        detail_repeats: the same for the numbers of details, which matter least.
     """
 
     painter: Literal["face_painter"] = "face_painter"
-    step_inside: float = 10.0
-    step_outside: float = 6.0
+    step_inside: float = 12.0
+    step_outside: float = 8.0
+    repeats: int = 8
+    detail_repeats: int = 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,7 +75,7 @@ class PaintedRotation(LearnedMethod):
         self.crop_size = config.size
         self.lattice = Lattice(
             config.size,
-            painter.numbers,
+            [r for n, detail in painter.told for r in [config.detail_repeats if detail else config.repeats] * n],
             config.step_inside,
             config.step_outside,
             torch.from_numpy(face_mask(config.size).copy()),

@@ -281,10 +281,12 @@ class FacePainter(nn.Module):
 
     # ------------------------------------------------------------------ a face in numbers
     @property
-    def numbers(self) -> int:
-        """How many numbers tell a face: see ``describe``."""
+    def told(self) -> tuple[tuple[int, bool], ...]:
+        """How many numbers of each kind tell a face, and whether they are details: see ``describe``."""
         c = self.config
-        return c.identity_dim + c.traits + c.details + c.expressions + POSE_NUMBERS + self.texture.light_mean.numel()
+        lights = self.texture.light_mean.numel()
+        kinds = (c.identity_dim, c.traits, c.details, c.expressions, POSE_NUMBERS, lights)
+        return tuple((count, place == 2) for place, count in enumerate(kinds))
 
     def describe(self, faces: Tensor, mesh: Tensor, identity: Tensor) -> Tensor:
         """A face as about standard normal numbers ``(B, N)``, from which ``recall`` brings it back.
@@ -309,8 +311,7 @@ class FacePainter(nn.Module):
     def recall(self, numbers: Tensor) -> tuple[FaceState, Tensor]:
         """The face that numbers ``(B, N)`` tell, and its details ``(B, M)``."""
         c = self.config
-        sizes = (c.identity_dim, c.traits, c.details, c.expressions, POSE_NUMBERS, self.texture.light_mean.numel())
-        white, own, details, expression, placed, light = numbers.split(sizes, 1)
+        white, own, details, expression, placed, light = numbers.split([count for count, _ in self.told], 1)
         identity = self.identity_distribution(white)
         pose = self.shape.pose_from_numbers(placed)
         traits = self.traits.compose(own, identity)[:, : c.shape_traits]
