@@ -52,7 +52,6 @@ class IdentityDistribution(nn.Module):
         """Standard normal ``(B, D)`` -> unit reference vectors ``(B, D)``."""
         return functional.normalize(self.mean + normal @ self.factor.T, dim=-1)
 
-
     def whiten(self, identities: Tensor) -> Tensor:
         """Unit identity vectors ``(B, D)`` -> numbers ``(B, D)`` that ``forward`` turns into them again."""
         rest = torch.linalg.solve_triangular(self.factor, (identities - self.mean).T, upper=False)

@@ -57,7 +57,9 @@ class FacePainterPeople(PeopleGenerator):
             raise InputError(f"truncation must be from 0 to 1, not {truncation}")
         painter, c = self.painter, self.painter.config
         rng = torch.Generator().manual_seed(seed)
-        drawn = [torch.randn(1, n, generator=rng) for n in (c.identity_dim, c.traits, painter.portrait.light_mean.numel())]
+        drawn = [
+            torch.randn(1, n, generator=rng) for n in (c.identity_dim, c.traits, painter.portrait.light_mean.numel())
+        ]
         normal, own, light = (value.to(self.device) * truncation for value in drawn)
         identity = painter.identity_distribution(normal)
         shine = painter.portrait.light(light)

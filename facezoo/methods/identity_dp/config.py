@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
+
+from facezoo.nets.face_painter.config import FacePainterConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,5 +50,30 @@ class IdentityDPConfig:
             raise ValueError(f"{levels} generator widths but {len(self.attribute_widths)} attribute widths")
         if self.generator_scale < 1 or self.size % (self.generator_scale * 2 ** (levels - 1)):
             raise ValueError(f"size {self.size} does not fit {levels} levels at scale {self.generator_scale}")
+        if not self.greatest_l1 > 0 or self.greatest_l1_faces < 2:
+            raise ValueError("greatest_l1 must be above 0 and measured on two faces or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class PaintedDPConfig(FacePainterConfig):
+    """identity_dp on a face painter: its sizes, and the book's empirical sensitivity.
+
+    Attributes:
+        painter: says that the checkpoint is one of these.
+        greatest_l1: as in ``IdentityDPConfig``.
+        greatest_l1_faces: as in ``IdentityDPConfig``.
+    """
+
+    painter: Literal["face_painter"] = "face_painter"
+    greatest_l1: float = 0.0
+    greatest_l1_faces: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks what would otherwise fail late.
+
+        Raises:
+            ValueError: sizes that do not fit together, or no measured distance.
+        """
+        super().__post_init__()
         if not self.greatest_l1 > 0 or self.greatest_l1_faces < 2:
             raise ValueError("greatest_l1 must be above 0 and measured on two faces or more")

@@ -10,6 +10,7 @@ protects it: see README.md for what that means and for the deviations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -80,12 +81,16 @@ class IdentityDP(LearnedMethod):
         self.device = torch.device("cpu")
 
     @classmethod
-    def from_checkpoint(cls, folder: Path, manifest: dict[str, Any], options: Options | None = None) -> Self:
-        """Builds the networks of a checkpoint folder, strictly.
+    def from_checkpoint(cls, folder: Path, manifest: dict[str, Any], options: Options | None = None) -> IdentityDP:
+        """Builds the networks of a checkpoint folder, strictly; with a face painter it is a ``PaintedIdentityDP``.
 
         Raises:
             CheckpointError: the configuration or a file does not fit.
         """
+        if manifest["config"].get("painter") == "face_painter":
+            from facezoo.methods.identity_dp.painted import PaintedIdentityDP
+
+            return PaintedIdentityDP.from_checkpoint(folder, manifest, options)
         config = checkpoint_config(IdentityDPConfig, folder, manifest)
         painter = painter_of(config)
         fill_networks(painter.networks(), folder, manifest)
@@ -114,20 +119,24 @@ class IdentityDP(LearnedMethod):
         """What one call promises for each face."""
         options = cast(IdentityDPOptions, self.resolve_options(context))
         bound = self.sensitivity(options)
-        grid = self.config.attribute_grid
-        inside = f"the inside of the face at {grid}x{grid} pixels" if grid else "the whole face"
         reason = f"sensitivity: {bound.reason}" if options.randomness == "secure" else SEEDED_REASON
         return Guarantee(
             cost=Cost(options.epsilon),
             protects="the identity vector that the face is painted from; not the attribute features",
             neighbours="any two faces in the place of each other (local model)",
             leaks=(
-                f"what the attribute path sees is not protected: {inside} (tone, light, rough expression, pose), and "
+                f"what the attribute path sees is not protected: {self._unprotected()}, and "
                 "the picture around the face mask (hair, ears, clothes, place)"
             ),
             holds=bound.sound and options.randomness == "secure",
             reason=reason,
         )
+
+    def _unprotected(self) -> str:
+        """What of the face's inside the painter sees, in words."""
+        grid = self.config.attribute_grid
+        inside = f"the inside of the face at {grid}x{grid} pixels" if grid else "the whole face"
+        return f"{inside} (tone, light, rough expression, pose)"
 
     def options_record(self, context: FaceContext) -> dict[str, object]:
         """Options, and the guarantee in words."""
@@ -145,12 +154,17 @@ class IdentityDP(LearnedMethod):
         mechanism = self.mechanism(options)
         vectors = unit_vectors(self.recogniser(crops))
         released = []
-        for crop, vector in zip(crops, vectors, strict=True):
-            source = self._source(crop, options, context)
+        sources = [self._source(crop, options, context) for crop in crops]
+        for vector, source in zip(vectors, sources, strict=True):
             noisy = mechanism.release(vector, source)
             released.append(self._identity(noisy, mechanism.scale, options, source))
         identity = torch.stack(released).to(crops)
-        return self.painter.cover(crops, identity).clamp(-1, 1).to(faces)
+        return self._painted(crops, identity, vectors, sources).clamp(-1, 1).to(faces)
+
+    def _painted(self, crops: Tensor, identity: Tensor, vectors: Tensor, sources: Sequence[BitSource]) -> Tensor:
+        """Faces with the released identities ``(B, D)``; of the original ones ``vectors`` nothing is used here."""
+        del vectors, sources
+        return self.painter.cover(crops, identity)
 
     def _source(self, crop: Tensor, options: IdentityDPOptions, context: FaceContext) -> BitSource:
         pixels = np.ascontiguousarray(crop.contiguous().cpu().numpy()).tobytes()

@@ -30,8 +30,8 @@ from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_fa
 from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
-from facezoo.methods.identity_rotation.painted import PaintedRotation
 from facezoo.methods.identity_rotation.options import IdentityRotationOptions
+from facezoo.methods.identity_rotation.painted import PaintedRotation
 from facezoo.methods.identity_rotation.rotation import rotate, rotation_degrees, unrotate
 from facezoo.methods.options import Options
 from facezoo.recognition import load_recogniser

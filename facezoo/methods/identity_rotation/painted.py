@@ -28,6 +28,7 @@ from facezoo.keys import Key
 from facezoo.mesh import FaceMesh, load_mesh
 from facezoo.methods.base import FaceContext, LearnedMethod, Recovered, check_faces
 from facezoo.methods.checkpoints import checkpoint_config, fill_networks
+from facezoo.methods.face_painter.use import gray_as, meshes_of_crops, unsure_notes
 from facezoo.methods.identity_rotation.config import PaintedRotationConfig
 from facezoo.methods.identity_rotation.options import IdentityRotationOptions
 from facezoo.methods.identity_rotation.rotation import rotate, rotation_degrees, unrotate
@@ -38,10 +39,6 @@ from facezoo.recognition import load_recogniser
 _REFERENCE = "identity_rotation/reference"
 _TRAITS = "identity_rotation/traits"
 _CODE = "identity_rotation/lattice"
-_SURE = 0.5
-"""Confidence of the mesh below which a face is taken to lie where faces usually lie."""
-_GRAY = 2.5 / 127.5
-"""Largest difference of a gray picture's channels."""
 
 
 class PaintedRotation(LearnedMethod):
@@ -118,14 +115,11 @@ class PaintedRotation(LearnedMethod):
         state = self.painter.observe(crops, mesh, identity)
         nonces = [self.lattice.layout.face_nonce(key, crop) for crop in crops]
         result = torch.cat(
-            [
-                self._turned(crops[i : i + 1], _row(state, i), key, options, nonces[i])
-                for i in range(len(crops))
-            ]
+            [self._turned(crops[i : i + 1], _row(state, i), key, options, nonces[i]) for i in range(len(crops))]
             if options.pseudonym == "picture"
             else [self._turned(crops, state, key, options, b"")]
         )
-        result = _gray_as(crops, result)
+        result = gray_as(crops, result)
         if options.conceal:
             angles = self.lattice.angles(self.painter.describe(crops, mesh, identity)).cpu()
             phasors = self.lattice.layout.encrypt(angles, [key] * len(crops), nonces)
@@ -153,7 +147,7 @@ class PaintedRotation(LearnedMethod):
         rest = [i for i, fit in enumerate(fits) if not fit]
         if rest:
             result[rest] = self._closed_form(crops[rest], key, options)
-        result = _gray_as(crops, result)
+        result = gray_as(crops, result)
         return Recovered(result.clamp(-1, 1).to(faces), list(fits) if options.conceal else [None] * len(fits))
 
     # ------------------------------------------------------------------ rotation
@@ -216,20 +210,13 @@ class PaintedRotation(LearnedMethod):
         return torch.nn.functional.normalize(self.recogniser(crops), dim=-1)
 
     def _mesh(self, crops: Tensor) -> Tensor:
-        """Meshes ``(B, N, 3)``; where none is found, the usual one: a face that was found is always painted over."""
-        found = self.mesh(crops)
-        mesh = torch.cat([found.points, found.depth[..., None]], 2)
-        return torch.where((found.confidence >= _SURE)[:, None, None], mesh, self.painter.portrait.mesh)
+        return meshes_of_crops(self.mesh, self.painter, crops)
 
     @torch.no_grad()
     def notes(self, faces: Tensor, context: FaceContext) -> list[tuple[str, ...]]:
         """Which faces the mesh was not sure of."""
         del context
-        if len(faces) == 0:
-            return []
-        sure = (self.mesh(self._on_device(faces)).confidence >= _SURE).tolist()
-        note = "its features were not found (covered, in profile or too blurred): painted where they usually lie"
-        return [() if found else (note,) for found in sure]
+        return unsure_notes(self.mesh, self._on_device(faces))
 
     # ------------------------------------------------------------------ whole pictures
     def place_crops(self, transforms: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
@@ -267,10 +254,3 @@ def _row(state: FaceState, i: int) -> FaceState:
     )
     names = ("points", "depth", "shapes", "behaviour", "light", "own", "identity")
     return dataclasses.replace(state, pose=pose, **{name: getattr(state, name)[i : i + 1] for name in names})
-
-
-def _gray_as(crops: Tensor, result: Tensor) -> Tensor:
-    """Gray in, gray out: the brightness of a result whose crop has no colour."""
-    gray = (crops.amax(1) - crops.amin(1)).flatten(1).amax(1) <= _GRAY
-    luma = (result * result.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    return torch.where(gray[:, None, None, None], luma.expand_as(result), result)

@@ -66,7 +66,9 @@ class TraitModel(nn.Module):
         x, y = identity.double(), traits.double()
         x_mean, y_mean = x.mean(0), y.mean(0)
         x, y = x - x_mean, y - y_mean
-        slope = torch.linalg.solve(x.T @ x + ridge * len(x) / x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
+        slope = torch.linalg.solve(
+            x.T @ x + ridge * len(x) / x.shape[1] * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y
+        )
         self.slope.copy_(slope)
         self.mean.copy_(y_mean - x_mean @ slope)
         self.deviation.copy_((y - x @ slope).std(0).clamp_min(1e-6))

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["POSE_NUMBERS", "Pose", "ShapeModel", "person_means", "principal_directions", "several_first", "within_people"]
+__all__ = [
+    "POSE_NUMBERS",
+    "Pose",
+    "ShapeModel",
+    "person_means",
+    "principal_directions",
+    "several_first",
+    "within_people",
+]
 
 
 @dataclass(frozen=True)
