@@ -111,6 +111,7 @@ def write_audit(
 def _content(audit: Audit, limit: float, title: str) -> dict[str, Any]:
     return {
         **audit.summary,
+        "withheld": [printable(name) for name in audit.summary["withheld"]],
         "title": printable(title),
         "fail_above_percent": limit,
         "passed": audit.failed_percent <= limit,
@@ -120,6 +121,7 @@ def _content(audit: Audit, limit: float, title: str) -> dict[str, Any]:
                 "failed": picture.failed,
                 "problem": printable(picture.problem),
                 "warnings": list(picture.warnings),
+                "covers": [[round(value, 1) for value in box] for box in picture.covers],
                 "size": picture.size,
                 "released_size": picture.released_size,
                 "faces": [face_record(face) for face in picture.faces],
@@ -217,7 +219,7 @@ def html_report(audit: Audit, *, limit: float, title: str, thumbnails: Thumbnail
         _card(str(pictures["all"]), "pictures", f"{pictures['not_judged']} could not be judged and fail"),
         _card(_percent(pictures["failed"]), "of the pictures fail", _interval(pictures["failed"])),
         _card(_percent(faces["recognised"]), f"of {faces['all']} faces recognised", _interval(faces["recognised"])),
-        _card(_percent(faces["missed"]), "of the faces missed", "still detected at their place, and recognised"),
+        _card(_percent(faces["missed"]), "of the faces missed", "recognised, and still detected at their place"),
         _card(_percent(faces["still_detected"]), "of the faces still detected", _interval(faces["still_detected"])),
         "</div>",
         *(f"<p>{escape(note)}</p>" for note in summary["notes"]),
@@ -227,7 +229,9 @@ def html_report(audit: Audit, *, limit: float, title: str, thumbnails: Thumbnail
         (pictures["resized"], "Resized pictures, whose faces were looked up at the scaled places"),
         (faces["untouched"], "Faces unchanged to the last bit"),
         (faces["found_in_released_only"], "Faces found in the released picture only, and looked up in the original"),
-        (summary["left_out"], "Other files in the folders, which are no pictures"),
+        (faces["covers_taken_for_faces"], "Covers that look like a face to the detector, where the original has none"),
+        (pictures["withheld"], "Originals of which nothing was released"),
+        (summary["left_out"], "Other files beside the released pictures, which show nobody (texts, records)"),
     ]
     parts += ["<ul>", *(f"<li>{escape(text)}: {count}.</li>" for count, text in aside if count), "</ul>"]
     parts += _judges(audit)
@@ -236,7 +240,8 @@ def html_report(audit: Audit, *, limit: float, title: str, thumbnails: Thumbnail
     parts += _listed(
         "Not judged, counted as failures", [(p.name, p.problem) for p in audit.pictures if p.problem], "problem"
     )
-    parts += _listed("Noticed", [(p.name, "; ".join(p.warnings)) for p in audit.pictures if p.warnings], "what")
+    parts += _listed("Noticed", [(p.name, "; ".join(_noticed(p))) for p in audit.pictures if _noticed(p)], "what")
+    parts += _listed("Withheld: nothing was released of them", [(name, "-") for name in summary["withheld"]], "what")
     nothing = [(p.name, "no face found") for p in audit.pictures if not p.faces and not p.problem]
     parts += _listed("Without a face: look at them yourself", nothing, "what")
     hardware = summary["hardware"]
@@ -370,6 +375,11 @@ def _face(path: Path | None, face: FaceVerdict, ratio: float, text: str) -> str:
     if data is None:
         return "-"
     return f'<img class="face" alt="{text}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+
+
+def _noticed(picture: PictureVerdict) -> list[str]:
+    boxes = [f"{x1 - x0:.0f}x{y1 - y0:.0f} at {x0:.0f}, {y0:.0f}" for x0, y0, x1, y1 in picture.covers]
+    return [*picture.warnings, *(["a cover looks like a face: " + "; ".join(boxes[:6])] if boxes else [])]
 
 
 def _listed(title: str, entries: Sequence[tuple[str, str]], column: str) -> list[str]:
