@@ -42,12 +42,14 @@ import torch
 from facezoo.errors import CheckpointError, FacezooError, InputError, NoFaceError, RecordError, UnknownNameError
 from facezoo.evaluate.audit_pairs import Pair, Pairing
 from facezoo.evaluate.judges import to_tensor
+from facezoo.evaluate.looks import Looks
 from facezoo.evaluate.protocol import hardware
 from facezoo.evaluate.sanity import sanity_pictures
 from facezoo.faces.align import crop_faces, similarity
 from facezoo.faces.detect import Detector, DetectorOptions, Face, box_overlap, get_detector
 from facezoo.faces.mask import face_mask
 from facezoo.faces.picture import load_picture
+from facezoo.frozen import load_lpips
 from facezoo.metrics import rank_one, wilson
 from facezoo.metrics import similarity as score_pairs
 from facezoo.recognition import Recogniser, list_recognisers, load_recogniser
@@ -199,6 +201,8 @@ class _Seen:
     originals: dict[str, list[Floats]] = field(default_factory=dict)
     released: dict[str, list[Floats]] = field(default_factory=dict)
     crops: list[ByteArray] = field(default_factory=list)
+    #: (2, 128, 128, 3): a face in the original, and its place in the released picture.
+    places: list[ByteArray] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -457,6 +461,8 @@ class _Examiner:
             changed = None if same is None else float(np.abs(known[row].astype(float) - same[row]).mean())
             if len(self.seen.crops) < _CONTROL_FACES:
                 self.seen.crops.append(known[row])
+            if same is not None and len(self.seen.places) < _CONTROL_FACES:
+                self.seen.places.append(np.stack([known[row], same[row]]))
             box = (float(face.box[0]), float(face.box[1]), float(face.box[2]), float(face.box[3]))
             verdicts.append(FaceVerdict(box, where, detected, changed, same_place, anywhere, tuple(recognised), status))
         return verdicts
@@ -494,6 +500,13 @@ class _Examiner:
                 ).to_dict()
                 scores[name][judge.name] = [float(score) for score in found]
         return rows, scores
+
+    def looks(self) -> dict[str, Any] | None:
+        """How the first released faces look beside the originals, at the same places; None without a known place."""
+        if not self.seen.places:
+            return None
+        pairs = np.stack(self.seen.places)
+        return Looks(pairs[:, 0], np.arange(len(pairs)), load_lpips(), seed=self.settings.seed).measure(pairs[:, 1])
 
     def retrieved(self) -> dict[str, Any]:
         """Part of the faces whose nearest original among all originals of the folder is their own."""
@@ -727,6 +740,7 @@ def run_audit(
         },
         "retrieved": retrieved,
         "controls": controls,
+        "looks": examiner.looks(),
         "far": settings.far,
         "detector": {"name": settings.detector, "minimum_face": settings.minimum_face},
         "seed": settings.seed,

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 from facezoo.errors import OutputError
 from facezoo.evaluate.audit import Audit, FaceVerdict, PictureVerdict, crop_of, face_record
+from facezoo.evaluate.looks import LOOKS, looks_cells
 from facezoo.files import atomic_write, check_output
 from facezoo.tags import printable
 
@@ -235,6 +236,7 @@ def html_report(audit: Audit, *, limit: float, title: str, thumbnails: Thumbnail
     ]
     parts += ["<ul>", *(f"<li>{escape(text)}: {count}.</li>" for count, text in aside if count), "</ul>"]
     parts += _judges(audit)
+    parts += _looks(audit)
     parts += ["<h2>Distances</h2>", _plots(audit)]
     parts += _worst(audit, thumbnails)
     parts += _listed(
@@ -281,6 +283,24 @@ def _judges(audit: Audit) -> list[str]:
     if any(judge["took_part_in_training"] for judge in summary["judges"].values()):
         parts.append("<p>* This judge took part in the training of the tool: its figures flatter.</p>")
     return parts
+
+
+def _looks(audit: Audit) -> list[str]:
+    """How the released faces look; nothing where no place of a face is known."""
+    figures = audit.summary["looks"]
+    if figures is None:
+        return []
+    rows = [
+        [escape(title), escape(cell), escape(good), str(figures[name]["n"]), str(figures[name]["missing"])]
+        for (name, (title, _, good)), cell in zip(LOOKS.items(), looks_cells(figures), strict=True)
+    ]
+    return [
+        "<h2>Looks</h2>",
+        _table(["figure", "value (95 % interval)", "good", "faces", "without a figure"], rows, numbers=(1, 3, 4)),
+        '<p class="soft">The first faces at their places in the released pictures, beside the originals: what is left '
+        "for other uses (docs/measuring.md has the formulas). It says nothing about privacy: an untouched face looks "
+        "best.</p>",
+    ]
 
 
 def _plots(audit: Audit) -> str:

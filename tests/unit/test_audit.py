@@ -160,6 +160,21 @@ def test_each_kind_of_picture_is_judged_as_it_must_be(folders):
     assert audit.summary["controls"]["black_box"]["cos"]["value"] == 0.0
 
 
+def test_looks_are_those_of_the_faces_whose_place_is_known(folders):
+    originals, released = folders
+    audit = judged(released, originals)
+    looks = audit.summary["looks"]
+    # a (two faces), b, c, g, i; f has other proportions, and e cannot be read
+    assert looks["grain"]["n"] == 6
+    assert looks["mesh"]["missing"] == 6  # patterns, no faces
+    assert "<h2>Looks</h2>" in html_report(audit, limit=0, title="x")
+    untouched = {name: released.parent / name for name in ("there", "before")}
+    for folder in untouched.values():
+        save(folder / "a.png", picture(face(1)))
+    same = judged(untouched["there"], untouched["before"]).summary["looks"]
+    assert (same["grain"]["value"], same["detail"]["value"]) == (100, 1)
+
+
 def test_a_face_that_is_detected_in_the_release_only_is_looked_up_in_the_original(tmp_path):
     originals, released = tmp_path / "o", tmp_path / "r"
     # In the original the detector sees nothing (too near to grey), in the release the same face is stronger.
