@@ -7,7 +7,8 @@ and at one measured for a false accept rate of 1e-3 (--threshold).
 
     python benchmarks/whole_pictures.py ../shared/data/lfw250 --model identity_rotation.faces128 -o whole.json
 
-Only the largest face of a picture is judged (the person the picture is of).
+Only the largest face of a picture is judged (the person the picture is of). How it looks (``facezoo.evaluate.looks``)
+is measured on the saved picture, at the place of the face in the original.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from tqdm import tqdm
 
 import facezoo
 from facezoo.errors import FacezooError
+from facezoo.evaluate.looks import Looks
 from facezoo.faces import align
 from facezoo.faces.detect import get_detector
 from facezoo.faces.picture import load_picture
+from facezoo.frozen import load_lpips
 from facezoo.keys import Key
 from facezoo.metrics import wilson
 from facezoo.recognition import load_recogniser
@@ -49,11 +52,16 @@ def measure(folder: Path, model: str, limit: int | None, thresholds: dict[str, f
     sizes: list[float] = []
     seconds: dict[str, list[float]] = {"anonymize": [], "recover, record": [], "recover, no record": []}
     refused: dict[str, int] = {}
+    crops: dict[str, list[np.ndarray]] = {"original": [], "anonymous": []}
+    people: list[str] = []
+
+    def cropped(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+        return align.crop_faces(picture, align.similarity(points, 128)[None], 128)
 
     def embedding(picture: np.ndarray, points: np.ndarray) -> torch.Tensor:
-        crop = align.crop_faces(picture, align.similarity(points, 128)[None], 128)
+        crop = torch.from_numpy(cropped(picture, points))
         with torch.inference_mode():
-            vector: torch.Tensor = judge(torch.from_numpy(crop).permute(0, 3, 1, 2).float() / 127.5 - 1)
+            vector: torch.Tensor = judge(crop.permute(0, 3, 1, 2).float() / 127.5 - 1)
         return vector[0]
 
     def note(what: str, value: bool) -> None:
@@ -78,6 +86,9 @@ def measure(folder: Path, model: str, limit: int | None, thresholds: dict[str, f
                 refused[reason] = refused.get(reason, 0) + 1
                 continue
             anonymous = load_picture(saved).pixels
+            crops["original"].append(cropped(original, face.points)[0])
+            crops["anonymous"].append(cropped(anonymous, face.points)[0])
+            people.append(path.stem.rstrip("0123456789"))
             sizes.append(float(face.box[3] - face.box[1]))
             near = [
                 abs(f.points.mean(0) - face.points.mean(0)).max() < 0.3 * sizes[-1] for f in detector.detect(anonymous)
@@ -112,6 +123,8 @@ def measure(folder: Path, model: str, limit: int | None, thresholds: dict[str, f
                 - pictures["right key, record: taken for the original"][top:bottom, left:end]
             )
             psnr.append(float(10 * np.log10(255**2 / max(np.square(error).mean(), 1e-9))))
+    identities = np.unique(people, return_inverse=True)[1]
+    looks = Looks(np.stack(crops["original"]), identities, load_lpips()).measure(np.stack(crops["anonymous"]))
     figures = {}
     for name, values in counts.items():
         interval = wilson(sum(values), len(values))
@@ -124,6 +137,7 @@ def measure(folder: Path, model: str, limit: int | None, thresholds: dict[str, f
         "refused": refused,
         "face height, pixels": {"median": float(np.median(sizes)), "least": min(sizes), "most": max(sizes)},
         "figures": figures,
+        "looks": looks,
         "psnr in the face's box, right key with record, dB": float(np.mean(psnr)),
         "seconds a picture, median": {name: float(np.median(values)) for name, values in seconds.items()},
         "threads": torch.get_num_threads(),

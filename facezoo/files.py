@@ -23,6 +23,7 @@ __all__ = [
     "check_output",
     "checkpoint_file",
     "file_parts",
+    "make_folder",
     "network_files",
     "sha256_bytes",
     "sha256_file",
@@ -194,6 +195,18 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}; choose another") from error
 
 
 def checkpoint_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:

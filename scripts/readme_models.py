@@ -15,9 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from facezoo.errors import FacezooError, InputError
+from facezoo.evaluate.looks import LOOKS, looks_cells
 from facezoo.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Figures of looks in one column each, and its heading.
+LOOKS_COLUMNS = {
+    ("detail",): "detail",
+    ("grain",): "grain, dB",
+    ("mesh",): "mesh error, %",
+    ("mouth", "eyes", "smile"): "mouth, eyes, smile kept",
+    ("frechet",): "Frechet / real",
+}
 START, END = "<!-- models: written by scripts/readme_models.py -->", "<!-- /models -->"
 
 
@@ -28,7 +37,16 @@ def percent(figure: Mapping[str, float] | None) -> str:
     return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
 
 
-def row(results: Mapping[str, Any], usual: int) -> list[str]:
+def looks(results: Mapping[str, Any]) -> list[str]:
+    """How the faces look (docs/measuring.md), without the intervals; "-" where it was not measured."""
+    figures = results["anonymized"].get("looks")
+    cells = dict(zip(LOOKS, looks_cells(figures, intervals=False), strict=True)) if figures else {}
+    return [
+        ", ".join(cells.get(name, "-").split(" (")[0] for name in names) if figures else "-" for names in LOOKS_COLUMNS
+    ]
+
+
+def row(results: Mapping[str, Any], usual: int, with_looks: bool) -> list[str]:
     """One line of the table; says so where there are not as many faces as usual."""
     far = f"far_{results['far'][0]:g}"
 
@@ -41,6 +59,7 @@ def row(results: Mapping[str, Any], usual: int) -> list[str]:
         taken(results["anonymized"], "dlib"),
         taken(results["anonymized"], "foamliu"),
         percent(results["anonymized"].get("detected")),
+        *(looks(results) if with_looks else []),
         taken(png, "dlib") if png else "-",
         taken(results["recovered"]["jpeg95"], "dlib") if png else "-",
         f"{png['psnr']['value']:.1f} dB, {png['ssim']['value']:.2f}" if png else "-",
@@ -59,11 +78,13 @@ def table(all_results: Sequence[Mapping[str, Any]]) -> str:
     if len(kinds) != 1:
         raise InputError(f"the evaluations differ in data, rates or seed ({kinds}); evaluate them alike")
     first = max(all_results, key=lambda r: int(r["n"]))
+    with_looks = any(results["anonymized"].get("looks") for results in all_results)
     head = [
         "model",
         "taken for the original: dlib",
         "foamliu",
         "face still detected",
+        *(LOOKS_COLUMNS.values() if with_looks else []),
         "right key, PNG",
         "right key, JPEG 95",
         "PSNR, SSIM",
@@ -73,11 +94,12 @@ def table(all_results: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"{first['n']} aligned faces of {first['people']} people that no training saw; thresholds at a false accept "
         f"rate of {first['far'][0]:g}; 95 % intervals in brackets; judges that took no part in any training. "
-        "`right key` and `wrong key`: taken for the original by dlib after recovery from the saved file.",
+        "`right key` and `wrong key`: taken for the original by dlib after recovery from the saved file."
+        + (" Looks: docs/measuring.md; the original has 1, 100, 0, 1, 1, 1 and 1." if with_looks else ""),
         "",
         "| " + " | ".join(head) + " |",
         "|---" * len(head) + "|",
-        *("| " + " | ".join(row(r, first["n"])) + " |" for r in ordered),
+        *("| " + " | ".join(row(r, first["n"], with_looks)) + " |" for r in ordered),
     ]
     return "\n".join(lines)
 

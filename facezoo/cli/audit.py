@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from facezoo.cli.common import Commands, add_command, import_part, names, percent, positive, progress_bar
 from facezoo.errors import InputError
+from facezoo.tags import printable
 
 AUDIT_FAILED = 8
 """Exit code when more pictures fail than may."""
@@ -22,7 +24,8 @@ def add_audit(commands: Commands) -> None:
         "  facezoo audit released/ --originals photos/ -o audit/ --fail-above 2 --thumbnails released\n"
         "  facezoo audit released/ --originals photos/ -o audit/ --pairs pairs.csv --judges dlib,sface",
         " Writes audit.html, audit.json and audit.csv. A picture fails when a recogniser takes one of its faces "
-        f"for the original, or when it cannot be judged. Leaves with {AUDIT_FAILED} when more fail than --fail-above.",
+        "for the original, and so does every file in FOLDER that cannot be judged (a video, a format that is not "
+        f"read, ...): they are named. Leaves with {AUDIT_FAILED} when more fail than --fail-above.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="the released pictures")
     parser.add_argument("--originals", required=True, metavar="FOLDER", help="the pictures they were made from")
@@ -46,7 +49,10 @@ def add_audit(commands: Commands) -> None:
         help="faces on the page; 'both' puts originals into it (default: none)",
     )
     parser.add_argument("--detector", default="yunet", metavar="NAME", help="yunet (default) or centerface")
-    parser.add_argument("--minimum-face", type=positive, default=20, metavar="PX", help="smallest face (default: 20)")
+    parser.add_argument("--minimum-face", type=positive, metavar="PX", help="smallest face (default: as in anonymize)")
+    parser.add_argument(
+        "--all-released", action="store_true", help="an original of which nothing was released fails too"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an older report")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(command=_audit)
@@ -79,17 +85,18 @@ def _audit(arguments: argparse.Namespace) -> int:
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; give a folder of pictures")
     pairing = (
-        pairs.pair_folders(originals, released)
+        pairs.pair_folders(originals, released, all_released=arguments.all_released)
         if arguments.pairs is None
-        else pairs.read_pairs(arguments.pairs, originals, released)
+        else pairs.read_pairs(arguments.pairs, originals, released, all_released=arguments.all_released)
     )
+    given = {} if arguments.minimum_face is None else {"minimum_face": float(arguments.minimum_face)}
     settings = audit.AuditSettings(
         judges=arguments.judges,
         far=arguments.far,
         thresholds=thresholds,
         trained_with=arguments.trained_with,
         detector=arguments.detector,
-        minimum_face=float(arguments.minimum_face),
+        **given,
     )
     with progress_bar(len(pairing.pairs), "picture", arguments.quiet) as advance:
         result = audit.run_audit(pairing, settings, advance=advance)
@@ -101,12 +108,17 @@ def _audit(arguments: argparse.Namespace) -> int:
         thumbnails=arguments.thumbnails,
         overwrite=arguments.overwrite,
     )
+    for verdict in result.pictures:
+        if verdict.problem:
+            name = printable(verdict.name)
+            print(f"facezoo: not judged: {name}: {printable(verdict.problem)}", file=sys.stderr)
     figures = result.summary
+    withheld = f"; {figures['pictures']['withheld']} withheld" if figures["pictures"]["withheld"] else ""
     print(
         f"{figures['pictures']['all']} pictures, {result.failed_percent:.1f} % fail "
         f"({figures['pictures']['not_judged']} could not be judged); {figures['faces']['all']} faces, "
         f"{100 * (figures['faces']['recognised']['value'] or 0):.1f} % recognised, "
-        f"{100 * (figures['faces']['missed']['value'] or 0):.1f} % missed"
+        f"{100 * (figures['faces']['missed']['value'] or 0):.1f} % missed{withheld}"
     )
     print(page)
     return AUDIT_FAILED if result.failed_percent > arguments.fail_above else 0

@@ -32,9 +32,10 @@ import torch
 from torch.utils.data import Dataset
 
 from facezoo.data.packed import PackedFaces, write_packed
-from facezoo.data.pictures import PICTURE_SUFFIXES, find_pictures
 from facezoo.data.split import is_evaluation
 from facezoo.errors import InputError
+from facezoo.images.folders import find_pictures
+from facezoo.images.formats import PICTURE_ENDINGS
 
 __all__ = [
     "CELEBA_POINTS",
@@ -302,7 +303,7 @@ class FolderDataset(FaceDataset):
         names = [_person(file, identity, table) for file in files]
         kept = _keep_split(names, split)
         if not kept.size:
-            raise InputError(f"no picture in {folder} ({split}); endings: {' '.join(sorted(PICTURE_SUFFIXES))}")
+            raise InputError(f"no picture in {folder} ({split}); endings: {' '.join(sorted(PICTURE_ENDINGS))}")
         self.files = [files[index] for index in kept]
         self.identities, self.identity = _number([names[index] for index in kept])
         self.categories: dict[str, list[str]] = {}

@@ -35,12 +35,13 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from facezoo.data.packed import write_packed
-from facezoo.data.pictures import PICTURE_SUFFIXES, find_files
 from facezoo.errors import FacezooError, InputError, OutputError
 from facezoo.faces.align import alignment_error, crop_faces, similarity
 from facezoo.faces.detect import get_detector
 from facezoo.faces.picture import load_picture
-from facezoo.files import atomic_write, check_output
+from facezoo.files import atomic_write, check_output, make_folder
+from facezoo.images.folders import walk_folder
+from facezoo.images.formats import PICTURE_ENDINGS
 
 __all__ = ["LeftOut", "PrepareReport", "prepare", "print_summary", "progress_folder", "report_path"]
 
@@ -104,7 +105,7 @@ class PrepareReport:
     """Time of this run."""
     left_out: list[LeftOut] = field(default_factory=list)
     ignored: list[str] = field(default_factory=list)
-    """Files whose name does not end like a picture's."""
+    """Files that are no pictures: texts, hidden files, housekeeping of systems."""
 
     def to_json(self) -> str:
         """The report as JSON text."""
@@ -224,16 +225,17 @@ def prepare(
     _check_arguments(size, identity, faces, min_face, max_misalignment, workers, detector)
     root, target = Path(folder), Path(output)
     work = progress_folder(target)
-    check_output(target, overwrite)
-    check_output(report_path(target), overwrite or work.is_dir())
-    listed = find_files(root)
-    names = [name for name in listed if Path(name).suffix.lower() in PICTURE_SUFFIXES]
+    check_output(target, overwrite, make_parents=True)
+    check_output(report_path(target), overwrite or work.is_dir(), make_parents=True)
+    listing = walk_folder(root, without=work)
+    names = list(listing.pictures)
     if not names:
-        raise InputError(f"no picture in {root}; endings: {' '.join(sorted(PICTURE_SUFFIXES))}")
+        raise InputError(f"no picture in {root}; endings: {' '.join(sorted(PICTURE_ENDINGS))}")
     name = detector if isinstance(detector, str) else type(detector).__qualname__
     settings = _Settings(size, name, identity, faces, min_face, max_misalignment)
     # Opened here in any case: an unknown name must be told now and not by the workers.
     opened = get_detector(detector) if isinstance(detector, str) else detector
+    make_folder(target.parent)
     one = _Preparer(root, settings, detector if workers else opened)
 
     with _Journal(work, settings) as journal:
@@ -254,8 +256,11 @@ def prepare(
             other_faces=sum(entry.other_faces for entry in entries),
             resumed_after=done,
             seconds=round(time.monotonic() - started, 3),
-            left_out=[LeftOut(entry.file, **reason) for entry in entries for reason in entry.left_out],
-            ignored=[name for name in listed if Path(name).suffix.lower() not in PICTURE_SUFFIXES],
+            left_out=[
+                *(LeftOut(item.name, UNREADABLE, item.reason) for item in listing.left_out if item.counts),
+                *(LeftOut(entry.file, **reason) for entry in entries for reason in entry.left_out),
+            ],
+            ignored=[item.name for item in listing.left_out if not item.counts],
         )
         if not report.faces:
             reasons = Counter(item.reason for item in report.left_out)

@@ -1,16 +1,22 @@
 """``facezoo audit``: which faces of somebody's released pictures can still be recognised, whatever tool made them.
 
-For each original the faces are found, and the released picture is looked at
+For each original the faces are found, by two detectors of different kinds and in facezoo's record where there is one,
+and the released picture is looked at
 
 * at the same places (also where no face is detected any more: a recogniser may still know what is there), and
 * anywhere: at every face that is detected in it, which may have moved.
 
 Each is compared with the face of the original by recognisers. A face that at least one of them takes for the original
-is *recognised*; it was *missed* by the tool when it is still detected at its place as well. Faces that are found in
-the released picture only are looked up in the original too, since the detector may have failed there first.
+is *recognised*; it was *missed* by the tool when it is still detected at its place as well.
 
-What cannot be judged fails: a picture without a partner, one that cannot be read, one of other proportions (its places
-are unknown). Nothing is left out of the denominator but originals without a face, which are counted apart.
+Where a face is detected in the released picture only, the original is looked at there once more, closely, turned and
+with low thresholds. What is found there is a face like the others. Where nothing is found, the tool left the pixels as
+they were and the release stands a close look too, the detection is believed: what is shown is what was there. Else it
+is the tool's cover, or a pattern, that looks like a face: listed, and no failure.
+
+What cannot be judged fails: a file that is not read, a picture without an original, one of other proportions (its
+places are unknown), one that holds other pictures besides. Nothing is left out of the denominator but originals without
+a face and originals of which nothing was released, which are counted apart.
 
 The thresholds are those of impostor pairs of real photographs (`THRESHOLDS`), never fitted on the audited pictures.
 Control rows with known answers stand beside the figures.
@@ -19,6 +25,8 @@ Control rows with known answers stand beside the figures.
 from __future__ import annotations
 
 import io
+import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +34,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -33,11 +42,14 @@ import torch
 from facezoo.errors import CheckpointError, FacezooError, InputError, NoFaceError, RecordError, UnknownNameError
 from facezoo.evaluate.audit_pairs import Pair, Pairing
 from facezoo.evaluate.judges import to_tensor
+from facezoo.evaluate.looks import Looks
 from facezoo.evaluate.protocol import hardware
 from facezoo.evaluate.sanity import sanity_pictures
 from facezoo.faces.align import crop_faces, similarity
 from facezoo.faces.detect import Detector, DetectorOptions, Face, box_overlap, get_detector
+from facezoo.faces.mask import face_mask
 from facezoo.faces.picture import load_picture
+from facezoo.frozen import load_lpips
 from facezoo.metrics import rank_one, wilson
 from facezoo.metrics import similarity as score_pairs
 from facezoo.recognition import Recogniser, list_recognisers, load_recogniser
@@ -70,9 +82,24 @@ _CROP = 128
 _SAME_PLACE = 0.2
 """Boxes that overlap by so much (intersection over union) are one face: tools move a face's box a little."""
 
+_SECOND_SCORE = 0.6
+"""Confidence from which a face of an original counts that only the second detector sees."""
+_CLOSE_SCORE = 0.3
+"""Confidence from which a face counts when an original is looked at closely, where the release shows one."""
+_CLOSE_FACE = 80.0
+"""Size in pixels that a face has in the close look, where the original has them; at most four times its own."""
+_TOUCHED_LEVELS = 10.0
+"""Levels of 255 by which a pixel must differ, averaged over its neighbours, to count as changed (JPEG: below 5)."""
+_TOUCHED_SHARE = 0.2
+"""Share of a face's ellipse from which on what the detector sees there is partly the tool's cover."""
+_OTHER_DETECTOR = {"yunet": "centerface", "centerface": "yunet"}
+
 _CONTROL_FACES = 200
 _RANKED_FACES = 3000
 _SMALL_FACE = 32.0
+
+_RECORDED = 2000
+"""So many faces of a record are looked at; nobody's picture has more."""
 
 Status = Literal["protected", "recognised", "missed"]
 
@@ -88,7 +115,8 @@ class AuditSettings:
         trained_with: recognisers that took part in the training of the tool: as judges they are marked. Records of
             facezoo beside the released pictures are asked too.
         detector: name of the detector.
-        minimum_face: smaller faces (shorter side of the box, pixels of the original) are not looked for.
+        minimum_face: smaller faces (shorter side of the box, pixels of the original) are not looked for. As in
+            anonymizing.
         seed: of the control rows.
     """
 
@@ -97,7 +125,7 @@ class AuditSettings:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     trained_with: tuple[str, ...] = ()
     detector: str = "yunet"
-    minimum_face: float = 20.0
+    minimum_face: float = DetectorOptions().minimum_face
     seed: int = 0
 
 
@@ -146,6 +174,8 @@ class PictureVerdict:
         faces: its faces.
         problem: why it could not be judged; "" where it could. Such a picture fails.
         warnings: what else was noticed.
+        covers: boxes, in pixels of the original, that the detector takes for faces in the released picture, where the
+            original has none and the tool changed the pixels.
     """
 
     name: str
@@ -156,6 +186,7 @@ class PictureVerdict:
     faces: tuple[FaceVerdict, ...]
     problem: str
     warnings: tuple[str, ...] = ()
+    covers: tuple[tuple[float, float, float, float], ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -170,6 +201,8 @@ class _Seen:
     originals: dict[str, list[Floats]] = field(default_factory=dict)
     released: dict[str, list[Floats]] = field(default_factory=dict)
     crops: list[ByteArray] = field(default_factory=list)
+    #: (2, 128, 128, 3): a face in the original, and its place in the released picture.
+    places: list[ByteArray] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -210,6 +243,16 @@ class _Examiner:
         self.detector: Detector = get_detector(
             settings.detector, DetectorOptions(minimum_face=settings.minimum_face, steady=False)
         )
+        self.second: Detector = get_detector(
+            _OTHER_DETECTOR.get(settings.detector, "yunet"),
+            DetectorOptions(score_threshold=_SECOND_SCORE, minimum_face=settings.minimum_face, steady=False),
+        )
+        close = DetectorOptions(
+            score_threshold=_CLOSE_SCORE, minimum_face=settings.minimum_face, rotations=True, steady=False
+        )
+        self.close: list[Detector] = [
+            get_detector(name, close) for name in (settings.detector, _OTHER_DETECTOR.get(settings.detector, "yunet"))
+        ]
         self.seen = _Seen({judge.name: [] for judge in self.judges}, {judge.name: [] for judge in self.judges})
 
     def _threshold(self, judge: Recogniser) -> float:
@@ -235,11 +278,22 @@ class _Examiner:
         scores = score_pairs(first, second, judge.metric)
         return scores if judge.metric == "cosine" else -scores
 
-    def accepts(self, judge: Recogniser, score: float | None) -> bool:
-        """Whether a score means the same person."""
+    def accepts(self, judge: Recogniser, score: float | None, tries: int = 1) -> bool:
+        """Whether a score means the same person.
+
+        Args:
+            judge: whose score.
+            score: in its own unit.
+            tries: of how many scores it is the best. The threshold is then that of a false accept rate so many times
+                smaller (by the slope of `THRESHOLDS` over the logarithm of the rate), or every crowd would fail by
+                chance. A judge without a known slope keeps its threshold.
+        """
         if score is None:
             return False
         threshold = self.thresholds[judge.name]
+        known = THRESHOLDS.get(judge.name)
+        if known is not None and judge.name not in self.settings.thresholds and tries > 1:
+            threshold += (known[1e-3] - known[1e-2]) * math.log10(tries)
         return score >= threshold if judge.metric == "cosine" else score <= threshold
 
     # One picture
@@ -265,33 +319,96 @@ class _Examiner:
         released = picture.pixels
         released_size = (released.shape[1], released.shape[0])
         known: dict[str, Any] = {"size": size, "released_size": released_size}
-        warnings = _hidden_pictures(pair.released)
+        warnings: list[str] = []
         ratio = _common_ratio(size, released_size)
         if released_size != size and ratio is not None:
             warnings.append(f"resized from {size[0]}x{size[1]} to {released_size[0]}x{released_size[1]}")
         try:
-            faces = self._faces(original, released, ratio, warnings)
+            here = self._in_original(original, pair.released)
+            there = self.detector.detect(released)
+            places, covers = self._places(original, released, ratio, here, there)
+            faces = self._faces(original, released, ratio, places, there, warnings)
         except FacezooError as error:
             return ended(f"its faces cannot be judged: {error}", **known, warnings=tuple(warnings))
-        problem = ""
+        problem = "; ".join(_hidden_pictures(pair.released))
         if ratio is None:
             problem = (
                 f"other proportions ({size[0]}x{size[1]} and {released_size[0]}x{released_size[1]}): the places of the "
                 "faces are unknown"
             )
-        return ended(problem, **known, faces=tuple(faces), warnings=tuple(warnings))
+        return ended(problem, **known, faces=tuple(faces), warnings=tuple(warnings), covers=tuple(covers))
+
+    def _in_original(self, original: ByteArray, released: Path) -> list[Face]:
+        """The faces of an original: of both detectors, and those that facezoo's record of the release names."""
+        found = list(self.detector.detect(original))
+        more = [*self.second.detect(original), *_recorded(released, (original.shape[1], original.shape[0]))]
+        for face in more:
+            if not any(_same_face(face, other) for other in found):
+                found.append(face)
+        return found
+
+    def _places(
+        self, original: ByteArray, released: ByteArray, ratio: float | None, here: list[Face], there: list[Face]
+    ) -> tuple[list[tuple[Face, Literal["original", "released"]]], list[tuple[float, float, float, float]]]:
+        """What is judged, in pixels of the original, and detections that are only the tool's cover."""
+        places: list[tuple[Face, Literal["original", "released"]]] = [(face, "original") for face in here]
+        covers: list[tuple[float, float, float, float]] = []
+        for face in there if ratio is not None else ():
+            assert ratio is not None  # noqa: S101 (the line above)
+            moved = _scaled(face, 1 / ratio)
+            if any(_same_face(moved, other) for other, _ in places):
+                continue
+            closer = self._close_look(original, moved)
+            if closer:
+                fresh = [seen for seen in closer if not any(_same_face(seen, other) for other, _ in places)]
+                places += [(seen, "released") for seen in fresh]
+            elif self._left_alone(original, released, face, ratio):
+                places.append((moved, "released"))
+            else:
+                covers.append(_plain(moved.box))
+        return places, covers
+
+    def _close_look(self, original: ByteArray, place: Face) -> list[Face]:
+        """The faces that an original has at a place, when it is looked at closely; empty: none."""
+        x0, y0, x1, y1 = place.box
+        side = max(x1 - x0, y1 - y0)
+        left, top = max(0, int(x0 - side)), max(0, int(y0 - side))
+        part = original[top : max(top, int(y1 + side) + 1), left : max(left, int(x1 + side) + 1)]
+        if 0 in part.shape:
+            return []
+        scale = min(4.0, max(1.0, _CLOSE_FACE / side))
+        size = (round(part.shape[1] * scale), round(part.shape[0] * scale))
+        view = np.ascontiguousarray(cv2.resize(part, size, interpolation=cv2.INTER_LINEAR)).astype(np.uint8, copy=False)
+        found: list[Face] = []
+        for detector in self.close:
+            for seen in detector.detect(view):
+                face = _shifted(_scaled(seen, 1 / scale), left, top)
+                if _same_face(face, place) and not any(_same_face(face, other) for other in found):
+                    found.append(face)
+        return found
+
+    def _left_alone(self, original: ByteArray, released: ByteArray, face: Face, ratio: float) -> bool:
+        """Whether a face that only the release shows is of pixels that the tool left, and stands a close look there."""
+        return self._touched(original, released, face, ratio) < _TOUCHED_SHARE and bool(
+            self._close_look(released, face)
+        )
+
+    def _touched(self, original: ByteArray, released: ByteArray, face: Face, ratio: float) -> float:
+        """Share of a face's ellipse, in the released picture, that the tool changed."""
+        before = self._crops(original, [_scaled(face, 1 / ratio)])[0].astype(np.float32)
+        after = self._crops(released, [face])[0].astype(np.float32)
+        apart = cv2.blur(np.abs(before - after).max(axis=2), (5, 5))
+        return float((apart > _TOUCHED_LEVELS)[face_mask(_CROP) > 0.5].mean())
 
     def _faces(
-        self, original: ByteArray, released: ByteArray, ratio: float | None, warnings: list[str]
+        self,
+        original: ByteArray,
+        released: ByteArray,
+        ratio: float | None,
+        places: list[tuple[Face, Literal["original", "released"]]],
+        there: list[Face],
+        warnings: list[str],
     ) -> list[FaceVerdict]:
-        here = self.detector.detect(original)
-        there = self.detector.detect(released)
-        places: list[tuple[Face, Literal["original", "released"]]] = [(face, "original") for face in here]
-        if ratio is not None:
-            for face in there:
-                moved = _scaled(face, 1 / ratio)
-                if not any(box_overlap(moved.box, other.box) >= _SAME_PLACE for other in here):
-                    places.append((moved, "released"))
         if not places:
             return []
         known = self._crops(original, [face for face, _ in places])
@@ -324,7 +441,9 @@ class _Examiner:
                 )
                 if not all(np.isfinite(v) for v in (same_place[judge.name], anywhere[judge.name]) if v is not None):
                     raise InputError(f"{judge.name} gives no number for them")
-                if self.accepts(judge, same_place[judge.name]) or self.accepts(judge, anywhere[judge.name]):
+                if self.accepts(judge, same_place[judge.name]) or self.accepts(
+                    judge, anywhere[judge.name], len(others)
+                ):
                     recognised.append(judge.name)
                 self.seen.originals[judge.name].append(reference[0])
                 if same is not None:
@@ -342,6 +461,8 @@ class _Examiner:
             changed = None if same is None else float(np.abs(known[row].astype(float) - same[row]).mean())
             if len(self.seen.crops) < _CONTROL_FACES:
                 self.seen.crops.append(known[row])
+            if same is not None and len(self.seen.places) < _CONTROL_FACES:
+                self.seen.places.append(np.stack([known[row], same[row]]))
             box = (float(face.box[0]), float(face.box[1]), float(face.box[2]), float(face.box[3]))
             verdicts.append(FaceVerdict(box, where, detected, changed, same_place, anywhere, tuple(recognised), status))
         return verdicts
@@ -380,6 +501,13 @@ class _Examiner:
                 scores[name][judge.name] = [float(score) for score in found]
         return rows, scores
 
+    def looks(self) -> dict[str, Any] | None:
+        """How the first released faces look beside the originals, at the same places; None without a known place."""
+        if not self.seen.places:
+            return None
+        pairs = np.stack(self.seen.places)
+        return Looks(pairs[:, 0], np.arange(len(pairs)), load_lpips(), seed=self.settings.seed).measure(pairs[:, 1])
+
     def retrieved(self) -> dict[str, Any]:
         """Part of the faces whose nearest original among all originals of the folder is their own."""
         count = len(next(iter(self.seen.originals.values())))
@@ -416,21 +544,66 @@ def _scaled(face: Face, ratio: float) -> Face:
     return Face((x0, y0, x1, y1), points, face.score)
 
 
-def _hidden_pictures(path: Path) -> list[str]:
-    """Pictures inside a picture's metadata, which may show what its pixels hide."""
-    from PIL import ExifTags, Image
+def _shifted(face: Face, x: float, y: float) -> Face:
+    """A face of a part of a picture, in the picture."""
+    x0, y0, x1, y1 = face.box
+    points = (face.points + np.array([x, y], dtype=np.float32)).astype(np.float32)
+    return Face((x0 + x, y0 + y, x1 + x, y1 + y), points, face.score)
+
+
+def _plain(box: Sequence[float]) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (float(value) for value in box)
+    return (x0, y0, x1, y1)
+
+
+def _same_face(first: Face, second: Face) -> bool:
+    """Whether two detections are one face: the boxes agree, or each holds the other's middle."""
+    if box_overlap(first.box, second.box) >= _SAME_PLACE:
+        return True
+    return _holds_middle(first.box, second.box) and _holds_middle(second.box, first.box)
+
+
+def _holds_middle(box: Sequence[float], other: Sequence[float]) -> bool:
+    x, y = (other[0] + other[2]) / 2, (other[1] + other[3]) / 2
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
+
+
+def _recorded(released: Path, size: tuple[int, int]) -> list[Face]:
+    """The faces that facezoo's record of a released picture names; none where there is no usable record."""
+    from facezoo.records import find_record
 
     try:
-        with Image.open(path) as image:
+        record = find_record(released)
+    except FacezooError:
+        return []
+    if record is None or record.size != size:
+        return []
+    faces = [Face(face.box, np.asarray(face.points, np.float32), face.score) for face in record.faces[:_RECORDED]]
+    return [face for face in faces if face.box[2] > 0 and face.box[3] > 0 and face.box[0] < size[0] > 0 < size[1]]
+
+
+_BEHIND = re.compile(rb"ftyp(?:mp4|isom|iso\d|qt  |M4V|MSNV|avc1|heic|mif1)")
+"""A clip or another picture in boxes, as phones put it behind a JPEG."""
+
+
+def _hidden_pictures(path: Path) -> list[str]:
+    """Other pictures in a picture's file, which were not judged and may show what its pixels hide."""
+    from PIL import ExifTags, Image
+
+    found = []
+    data = path.read_bytes()
+    if data[:3] == b"\xff\xd8\xff" and _BEHIND.search(data, 1024):
+        found.append("carries a clip behind the picture, which was not judged; remove it")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
             directory = image.getexif().get_ifd(ExifTags.IFD.IFD1)
             pages = getattr(image, "n_frames", 1)
     except Exception:  # whatever a decoder says about metadata: the pixels were read
-        return []
-    found = []
+        return found
     if 0x0201 in directory:
-        found.append("carries a preview picture in its EXIF data, which may show the original; remove the metadata")
+        found.append("carries a preview picture in its EXIF data, which was not judged; remove the metadata")
     if pages > 1:
-        found.append(f"holds {pages} pictures, of which the first was judged")
+        found.append(f"holds {pages} pictures, of which the first alone was judged")
     return found
 
 
@@ -457,7 +630,7 @@ def _encoders(pairs: Sequence[Pair]) -> set[str]:
     return found
 
 
-def _figures(pictures: Sequence[PictureVerdict]) -> dict[str, Any]:
+def _figures(pictures: Sequence[PictureVerdict], withheld: int) -> dict[str, Any]:
     faces = [face for picture in pictures for face in picture.faces]
     known = [face for face in faces if face.detected is not None]
     return {
@@ -465,6 +638,7 @@ def _figures(pictures: Sequence[PictureVerdict]) -> dict[str, Any]:
             "all": len(pictures),
             "failed": wilson(sum(picture.failed for picture in pictures), len(pictures)).to_dict(),
             "not_judged": sum(bool(picture.problem) for picture in pictures),
+            "withheld": withheld,
             "without_a_face": sum(not picture.faces and not picture.problem for picture in pictures),
             "resized": sum(
                 picture.size != picture.released_size and not picture.problem
@@ -479,6 +653,7 @@ def _figures(pictures: Sequence[PictureVerdict]) -> dict[str, Any]:
             "still_detected": wilson(sum(bool(face.detected) for face in known), len(known)).to_dict(),
             "untouched": sum(face.changed == 0.0 for face in faces),
             "found_in_released_only": sum(face.found_in == "released" for face in faces),
+            "covers_taken_for_faces": sum(len(picture.covers) for picture in pictures),
         },
     }
 
@@ -528,6 +703,8 @@ def run_audit(
     examiner = _Examiner(settings, judges)
     started = time.time()
     pictures = tuple(_examined(examiner, pairing.pairs, advance))
+    if not pictures:
+        raise InputError("nothing was released of any original; there is nothing to judge")
     if not any(picture.faces for picture in pictures) and not any(picture.problem for picture in pictures):
         raise NoFaceError("no face was found in any original, nor in what was released; there is nothing to judge")
     marked = {*settings.trained_with, *_encoders(pairing.pairs)}
@@ -535,7 +712,7 @@ def run_audit(
     controls: dict[str, Any] = {}
     control_scores: dict[str, dict[str, list[float]]] = {}
     retrieved: dict[str, Any] = {}
-    figures = _figures(pictures)
+    figures = _figures(pictures, len(pairing.withheld))
     notes: list[str] = []
     if examiner.seen.crops:
         controls, control_scores = examiner.controls()
@@ -547,7 +724,8 @@ def run_audit(
     summary = {
         "facezoo_audit": 1,
         **figures,
-        "left_out": pairing.left_out,
+        "withheld": list(pairing.withheld),
+        "left_out": len(pairing.others),
         "judges": {
             judge.name: {
                 "metric": judge.metric,
@@ -562,6 +740,7 @@ def run_audit(
         },
         "retrieved": retrieved,
         "controls": controls,
+        "looks": examiner.looks(),
         "far": settings.far,
         "detector": {"name": settings.detector, "minimum_face": settings.minimum_face},
         "seed": settings.seed,

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from facezoo.data.pictures import PICTURE_SUFFIXES, find_files
 from facezoo.errors import InputError
+from facezoo.images.folders import walk_folder
+from facezoo.images.formats import PICTURE_ENDINGS, format_of_ending
 
 __all__ = ["Pair", "Pairing", "pair_folders", "read_pairs"]
 
@@ -40,21 +41,37 @@ class Pairing:
     """All pairs.
 
     Attributes:
-        pairs: sorted by name; every picture of both folders is in one of them.
-        left_out: files of the two folders that are no pictures, by their ending.
+        pairs: sorted by name; every released file that may show a face is in one of them.
+        withheld: originals of which nothing was released.
+        others: files of the released folder that show nobody (texts, records, housekeeping): name and what it is.
     """
 
     pairs: tuple[Pair, ...]
-    left_out: int
+    withheld: tuple[str, ...] = ()
+    others: tuple[tuple[str, str], ...] = ()
 
 
-def _pictures(folder: Path, without: Path) -> tuple[list[str], int]:
-    """Pictures below a folder, without those below the other one (which may lie in it); and how many other files."""
-    names, inner = find_files(folder), without.resolve()
-    if folder.resolve() in inner.parents:
-        names = [name for name in names if inner not in (folder / name).resolve().parents]
-    pictures = [name for name in names if PurePosixPath(name).suffix.lower() in PICTURE_SUFFIXES]
-    return pictures, len(names) - len(pictures)
+@dataclass(frozen=True)
+class _Folder:
+    """What one of the two folders holds.
+
+    Attributes:
+        names: everything that may show a face, sorted.
+        unread: those of them that are not read, with the reason.
+        others: the rest, with what it is.
+    """
+
+    names: list[str]
+    unread: dict[str, str]
+    others: tuple[tuple[str, str], ...]
+
+
+def _look(folder: Path, without: Path, *, hidden: bool) -> _Folder:
+    """A folder without the other one, which may lie in it."""
+    listing = walk_folder(folder, without=without, hidden=hidden)
+    unread = {item.name: item.reason for item in listing.left_out if item.counts}
+    others = tuple((item.name, item.reason) for item in listing.left_out if not item.counts)
+    return _Folder(sorted([*listing.pictures, *unread]), unread, others)
 
 
 def _stem(name: str) -> str:
@@ -77,12 +94,16 @@ def _index(names: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def pair_folders(originals: Path, released: Path) -> Pairing:
+def pair_folders(originals: Path, released: Path, *, all_released: bool = False) -> Pairing:
     """Pairs by relative path: the same name, the same name with another ending, or one with ``_anonymized`` added.
+
+    Everything in the released folder that may show a face is in a pair, also what is hidden, and what cannot be judged
+    (a video, a format that is not read) with that as its problem.
 
     Args:
         originals: folder of the originals.
         released: folder of the released pictures.
+        all_released: whether an original of which nothing was released is a problem, and not merely withheld.
 
     Returns:
         The pairs. Where two originals or two released pictures could be meant, none is taken: a problem is noted.
@@ -94,31 +115,45 @@ def pair_folders(originals: Path, released: Path) -> Pairing:
         raise InputError(
             "the originals and the released pictures are in one folder; say which belong together with --pairs CSV"
         )
-    first, first_left_out = _pictures(originals, released)
-    second, second_left_out = _pictures(released, originals)
-    if not first:
-        raise InputError(f"no picture in {originals}; endings: {' '.join(sorted(PICTURE_SUFFIXES))}")
-    partners = _partners(first, second)
+    first, second = _look(originals, released, hidden=False), _look(released, originals, hidden=True)
+    if not first.names:
+        raise InputError(f"no picture in {originals}; endings: {' '.join(sorted(PICTURE_ENDINGS))}")
+    partners = _partners(first.names, second.names)
     pairs: list[Pair] = []
-    used: set[str] = set()
-    for name in first:
+    withheld: list[str] = []
+    for name in first.names:
         found = partners[name]
-        used.update(found)
         if len(found) == 1:
-            pairs.append(Pair(name, originals / name, released / found[0]))
+            problem = _unread(name, found[0], first, second)
+            pairs.append(Pair(name, originals / name, released / found[0], problem))
         elif found:
             problem = f"{len(found)} released pictures could belong to it ({', '.join(found[:3])}); use --pairs"
             pairs.append(Pair(name, originals / name, None, problem))
-        else:
+        elif all_released:
             pairs.append(Pair(name, originals / name, None, "no released picture belongs to it"))
-    strangers = [name for name in second if name not in used]
-    pairs += [Pair(name, None, released / name, "no original belongs to it") for name in strangers]
-    return Pairing(tuple(_without_shared(pairs)), first_left_out + second_left_out)
+        else:
+            withheld.append(name)
+    used = {name for found in partners.values() for name in found}
+    strangers = [name for name in second.names if name not in used]
+    pairs += [Pair(name, None, released / name, _stranger(name, second)) for name in strangers]
+    return Pairing(tuple(_without_shared(pairs)), tuple(withheld), second.others)
+
+
+def _unread(name: str, partner: str, first: _Folder, second: _Folder) -> str:
+    """Why a pair cannot be judged before it is opened; "" where it can."""
+    if partner in second.unread:
+        return f"the released file {second.unread[partner]}"
+    return f"the original {first.unread[name]}" if name in first.unread else ""
+
+
+def _stranger(name: str, second: _Folder) -> str:
+    return f"the released file {second.unread[name]}" if name in second.unread else "no original belongs to it"
 
 
 def _partners(first: list[str], second: list[str]) -> Mapping[str, list[str]]:
     """Original -> released pictures that may belong to it, the likelier kind of name first and alone."""
     exact = set(second)
+    whole = {_stem(name): name for name in second}  # `a.jpg.png`, where `a.png` could have been made from two
     stems = _index(second)
     plain: dict[str, list[str]] = defaultdict(list)
     for name in second:
@@ -129,6 +164,10 @@ def _partners(first: list[str], second: list[str]) -> Mapping[str, list[str]]:
         stem = _stem(name)
         if name in exact:
             found[name] = [name]
+        elif name.lower() in whole:
+            found[name] = [whole[name.lower()]]
+        elif (entry := format_of_ending(name)) is not None and entry.kind != "picture":
+            found[name] = []  # the clip beside a phone's picture has its name, and the picture was made from it never
         elif stem in stems:
             found[name] = stems[stem]
         else:
@@ -151,10 +190,13 @@ def _without_shared(pairs: list[Pair]) -> list[Pair]:
     ]
 
 
-def read_pairs(table: str | os.PathLike[str], originals: Path, released: Path) -> Pairing:
+def read_pairs(
+    table: str | os.PathLike[str], originals: Path, released: Path, *, all_released: bool = False
+) -> Pairing:
     """Pairs from a csv with the columns ``original`` and ``released`` (paths relative to the two folders, or whole).
 
-    An empty ``released`` says that nothing was released; pictures that the table does not name are not looked at.
+    An empty ``released`` says that nothing was released. What lies in the released folder and is not in the table
+    cannot be judged, and is in a pair with that as its problem.
 
     Raises:
         InputError: the table cannot be read, lacks a column, has no line, or names an original twice.
@@ -168,6 +210,7 @@ def read_pairs(table: str | os.PathLike[str], originals: Path, released: Path) -
     if not rows or not {"original", "released"} <= set(rows[0]):
         raise InputError(f"the table {path} needs the columns original,released and at least one line")
     pairs: list[Pair] = []
+    withheld: list[str] = []
     seen: set[str] = set()
     for row in rows:
         name, other = (str(row[column] or "").strip() for column in ("original", "released"))
@@ -176,6 +219,14 @@ def read_pairs(table: str | os.PathLike[str], originals: Path, released: Path) -
         seen.add(name)
         if other:
             pairs.append(Pair(name, originals / name, released / other))
-        else:
+        elif all_released:
             pairs.append(Pair(name, originals / name, None, "no released picture belongs to it"))
-    return Pairing(tuple(sorted(pairs, key=lambda pair: pair.name)), 0)
+        else:
+            withheld.append(name)
+    second = _look(released, originals, hidden=True)
+    named = {os.path.realpath(pair.released) for pair in pairs if pair.released is not None}
+    for name in second.names:
+        if os.path.realpath(released / name) not in named:
+            pairs.append(Pair(name, None, released / name, "the table of pairs does not name it"))
+    pairs.sort(key=lambda pair: (pair.name, pair.original is None))
+    return Pairing(tuple(pairs), tuple(withheld), second.others)

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 from facezoo.errors import OutputError
 from facezoo.evaluate.audit import Audit, FaceVerdict, PictureVerdict, crop_of, face_record
+from facezoo.evaluate.looks import LOOKS, looks_cells
 from facezoo.files import atomic_write, check_output
 from facezoo.tags import printable
 
@@ -111,6 +112,7 @@ def write_audit(
 def _content(audit: Audit, limit: float, title: str) -> dict[str, Any]:
     return {
         **audit.summary,
+        "withheld": [printable(name) for name in audit.summary["withheld"]],
         "title": printable(title),
         "fail_above_percent": limit,
         "passed": audit.failed_percent <= limit,
@@ -120,6 +122,7 @@ def _content(audit: Audit, limit: float, title: str) -> dict[str, Any]:
                 "failed": picture.failed,
                 "problem": printable(picture.problem),
                 "warnings": list(picture.warnings),
+                "covers": [[round(value, 1) for value in box] for box in picture.covers],
                 "size": picture.size,
                 "released_size": picture.released_size,
                 "faces": [face_record(face) for face in picture.faces],
@@ -217,7 +220,7 @@ def html_report(audit: Audit, *, limit: float, title: str, thumbnails: Thumbnail
         _card(str(pictures["all"]), "pictures", f"{pictures['not_judged']} could not be judged and fail"),
         _card(_percent(pictures["failed"]), "of the pictures fail", _interval(pictures["failed"])),
         _card(_percent(faces["recognised"]), f"of {faces['all']} faces recognised", _interval(faces["recognised"])),
-        _card(_percent(faces["missed"]), "of the faces missed", "still detected at their place, and recognised"),
+        _card(_percent(faces["missed"]), "of the faces missed", "recognised, and still detected at their place"),
         _card(_percent(faces["still_detected"]), "of the faces still detected", _interval(faces["still_detected"])),
         "</div>",
         *(f"<p>{escape(note)}</p>" for note in summary["notes"]),
@@ -227,16 +230,20 @@ def html_report(audit: Audit, *, limit: float, title: str, thumbnails: Thumbnail
         (pictures["resized"], "Resized pictures, whose faces were looked up at the scaled places"),
         (faces["untouched"], "Faces unchanged to the last bit"),
         (faces["found_in_released_only"], "Faces found in the released picture only, and looked up in the original"),
-        (summary["left_out"], "Other files in the folders, which are no pictures"),
+        (faces["covers_taken_for_faces"], "Covers that look like a face to the detector, where the original has none"),
+        (pictures["withheld"], "Originals of which nothing was released"),
+        (summary["left_out"], "Other files beside the released pictures, which show nobody (texts, records)"),
     ]
     parts += ["<ul>", *(f"<li>{escape(text)}: {count}.</li>" for count, text in aside if count), "</ul>"]
     parts += _judges(audit)
+    parts += _looks(audit)
     parts += ["<h2>Distances</h2>", _plots(audit)]
     parts += _worst(audit, thumbnails)
     parts += _listed(
         "Not judged, counted as failures", [(p.name, p.problem) for p in audit.pictures if p.problem], "problem"
     )
-    parts += _listed("Noticed", [(p.name, "; ".join(p.warnings)) for p in audit.pictures if p.warnings], "what")
+    parts += _listed("Noticed", [(p.name, "; ".join(_noticed(p))) for p in audit.pictures if _noticed(p)], "what")
+    parts += _listed("Withheld: nothing was released of them", [(name, "-") for name in summary["withheld"]], "what")
     nothing = [(p.name, "no face found") for p in audit.pictures if not p.faces and not p.problem]
     parts += _listed("Without a face: look at them yourself", nothing, "what")
     hardware = summary["hardware"]
@@ -276,6 +283,24 @@ def _judges(audit: Audit) -> list[str]:
     if any(judge["took_part_in_training"] for judge in summary["judges"].values()):
         parts.append("<p>* This judge took part in the training of the tool: its figures flatter.</p>")
     return parts
+
+
+def _looks(audit: Audit) -> list[str]:
+    """How the released faces look; nothing where no place of a face is known."""
+    figures = audit.summary["looks"]
+    if figures is None:
+        return []
+    rows = [
+        [escape(title), escape(cell), escape(good), str(figures[name]["n"]), str(figures[name]["missing"])]
+        for (name, (title, _, good)), cell in zip(LOOKS.items(), looks_cells(figures), strict=True)
+    ]
+    return [
+        "<h2>Looks</h2>",
+        _table(["figure", "value (95 % interval)", "good", "faces", "without a figure"], rows, numbers=(1, 3, 4)),
+        '<p class="soft">The first faces at their places in the released pictures, beside the originals: what is left '
+        "for other uses (docs/measuring.md has the formulas). It says nothing about privacy: an untouched face looks "
+        "best.</p>",
+    ]
 
 
 def _plots(audit: Audit) -> str:
@@ -370,6 +395,11 @@ def _face(path: Path | None, face: FaceVerdict, ratio: float, text: str) -> str:
     if data is None:
         return "-"
     return f'<img class="face" alt="{text}" src="data:image/jpeg;base64,{base64.b64encode(data).decode()}">'
+
+
+def _noticed(picture: PictureVerdict) -> list[str]:
+    boxes = [f"{x1 - x0:.0f}x{y1 - y0:.0f} at {x0:.0f}, {y0:.0f}" for x0, y0, x1, y1 in picture.covers]
+    return [*picture.warnings, *(["a cover looks like a face: " + "; ".join(boxes[:6])] if boxes else [])]
 
 
 def _listed(title: str, entries: Sequence[tuple[str, str]], column: str) -> list[str]:

@@ -19,6 +19,7 @@ from facezoo.faces.align import ByteArray, crop_faces, similarity
 from facezoo.faces.detect import Detector, get_detector
 from facezoo.faces.mask import FloatArray
 from facezoo.faces.picture import PictureSource, load_picture
+from facezoo.images.folders import walk_folder
 
 if TYPE_CHECKING:
     from facezoo.recognition import Recogniser
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 DEFAULT_COSINE = 0.5
 #: Greatest Euclidean distance to an example. dlib: same person below .6 (its threshold), mostly .25 to .45.
 DEFAULT_EUCLIDEAN = 0.45
-_PICTURE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 _BATCH = 32
 
 
@@ -105,17 +105,21 @@ class KeepList:
         """Make a keep-list from all pictures in a folder and its subfolders (or from one picture).
 
         Raises:
-            InputError: no such folder, or no picture in it; else as `from_pictures`.
+            InputError: no such folder, no picture in it, or a file in it that may be one and cannot be read; else as
+                `from_pictures`.
         """
         root = Path(folder)
         if root.is_file():
             return cls.from_pictures([root], recogniser, threshold, detector)
         if not root.is_dir():
             raise InputError(f"{root} does not exist; give a folder with pictures of the people to keep")
-        files = sorted(path for path in root.rglob("*") if path.is_file() and path.suffix.lower() in _PICTURE_ENDINGS)
-        if not files:
+        listing = walk_folder(root)
+        if lost := [item for item in listing.left_out if item.counts]:
+            # Somebody who was to be kept would be covered: better to say so than to leave an example out.
+            raise InputError(f"{root / lost[0].name} {lost[0].reason}")
+        if not listing.pictures:
             raise InputError(f"{root} holds no pictures; put one or more of each person to keep there")
-        return cls.from_pictures(files, recogniser, threshold, detector)
+        return cls.from_pictures([root / name for name in listing.pictures], recogniser, threshold, detector)
 
     def __len__(self) -> int:
         return len(self._examples)

@@ -137,7 +137,8 @@ def headline(results: Mapping[str, Any]) -> dict[str, str]:
         from facezoo.evaluate.looks import LOOKS, looks_cells
 
         cells = looks_cells(results["anonymized"]["looks"])
-        shown |= {f"looks: {title}": cell for (title, _, _), cell in zip(LOOKS.values(), cells, strict=True)}
+        titled = zip(LOOKS.values(), cells, strict=True)
+        shown |= {f"looks: {title}": cell for (title, _, _), cell in titled if cell != "-"}
     if results["reversible"]:
         shown["PSNR, png, dB"] = plain(results["recovered"]["png"]["psnr"], 1)
         shown["SSIM, png"] = plain(results["recovered"]["png"]["ssim"], 3)

@@ -42,7 +42,8 @@ def eval_results(manifest: Mapping[str, Any], results: Mapping[str, Any]) -> lis
 
     Returns:
         For each judge: how many are taken for the original after anonymization, after recovery from PNG, and with a
-        wrong key; the detection rate; PSNR and SSIM of what is recovered.
+        wrong key; the detection rate; how the anonymized faces look, where it was measured; PSNR and SSIM of what is
+        recovered.
 
     Raises:
         InputError: an evaluation of another form.
@@ -89,6 +90,9 @@ def _figures(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str
             name = f"{title} ({judge}, FAR {results['far'][0]:g}{trained})"
             yield "verification-rate", name, part["judges"][judge]["taken"][far]
     yield "detection-rate", "anonymized, face detected", results["anonymized"]["detected"]
+    for name, figure in (results["anonymized"].get("looks") or {}).items():
+        if figure.get("low") is not None:  # the Frechet distance has no interval; it is in the card's table
+            yield f"looks-{name}", f"anonymized, looks: {name}", figure
     if recovered is not None:
         yield "psnr", "recovered from PNG, PSNR in dB", recovered["png"]["psnr"]
         yield "ssim", "recovered from PNG, SSIM", recovered["png"]["ssim"]

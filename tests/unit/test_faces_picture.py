@@ -257,7 +257,7 @@ def test_bad_files_are_named_in_one_line(tmp_path: Path) -> None:
         "cut.jpg": (jpeg[: len(jpeg) // 2], "damaged or cut off"),
         "head.png": (good[:20], "not a picture|damaged"),
         "flipped.png": (bytes(damaged), "damaged"),
-        "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not a picture"),
+        "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "PostScript, which is not looked into"),
     }
     for name, (data, reason) in cases.items():
         path = tmp_path / name
@@ -287,7 +287,7 @@ def test_bombs_are_refused_before_they_are_decoded() -> None:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    for side in (14_000, 60_000):
+    for side in (16_000, 60_000):
         header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
         bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100_000))
         with pytest.raises(InputError, match="million pixels"):

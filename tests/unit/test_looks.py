@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from pathlib import Path
 
@@ -362,3 +363,22 @@ def test_cells_of_a_table():
     assert cells["seam"] == "0.00 (-0.31 to 0.20)"
     assert cells["frechet"] == "1.23 (15.0 / 12.2)"
     assert looks_cells(figures, intervals=False)[0] == "0.95"
+
+
+def test_looks_reach_the_card_where_they_were_measured(judge: Looks, portraits: np.ndarray, repository: Path):
+    from facezoo.hub.card import headline
+    from facezoo.hub.card_header import eval_results
+
+    path = next((repository / "benchmarks/results/benchmark").glob("identity_rotation.faces128.*.json"))
+    results = json.loads(path.read_text())["evaluation"]
+    manifest = json.loads((repository / "checkpoints/identity_rotation.faces128/manifest.json").read_text())
+    results["anonymized"].pop("looks", None)
+    assert not any("looks" in name for name in headline(results))
+    assert not any("looks" in entry.metric_name for entry in eval_results(manifest, results))
+    results["anonymized"]["looks"] = judge.measure(portraits)
+    assert headline(results)["looks: detail"] == "1.00 (1.00-1.00)"
+    named = {entry.metric_name: entry.metric_value for entry in eval_results(manifest, results)}
+    assert {name.removeprefix("anonymized, looks: ") for name in named if "looks" in name} == set(LOOKS) - {"frechet"}
+    assert named["anonymized, looks: grain"] == 100
+    results["anonymized"]["looks"] = judge.measure(np.zeros_like(portraits))
+    assert "looks: mouth" not in headline(results)
