@@ -182,7 +182,7 @@ class CodeLayout:
 
     # ------------------------------------------------------------------ streams
     def face_nonce(self, key: Key, crop: Tensor) -> bytes:
-        """Nonce of a face: HMAC of its 8-bit pixels under the key, 4 bytes (8 on a lattice); ``crop`` is ``(3, S, S)`` in [-1, 1]."""
+        """Nonce of a face: HMAC of its 8-bit pixels under the key; ``crop`` is ``(3, S, S)`` in [-1, 1]."""
         pixels = ((crop.detach().cpu().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return key.tag(f"{self.purpose}/nonce", pixels.numpy().tobytes(), self.nonce_bits // 8)
 

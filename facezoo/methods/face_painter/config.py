@@ -20,12 +20,14 @@ class FacePainterTrainingConfig(FacePainterConfig):
         learning_rate: Adam's, of refiner and discriminators.
         beta1: Adam.
         beta2: Adam.
-        swap_share: part of each batch that is given a foreign identity and drawn traits.
-        away: how much of the own identity is taken off a foreign one.
+        swap_share: part of each batch that is given a stranger: identity, traits and details turned at random.
+        least_degrees: smallest turn of the identity vector.
+        most_degrees: largest one.
         lambda_l1: mean absolute error on own identities, over the mask.
         lambda_lpips: LPIPS on own identities.
-        lambda_tone: mean absolute difference to the linear guess in 4x4 pixels on foreign ones: the refiner may
-            sharpen, not repaint.
+        lambda_tone: mean absolute difference to the linear guess at ``tone_grid`` pixels across on strangers: the
+            refiner may sharpen, not repaint.
+        tone_grid: see there.
         lambda_kept: mean absolute difference to the picture where eyes and mouth are kept, on foreign identities.
         lambda_adversarial: hinge loss of all discriminators.
         adversarial_warmup: batches over which that weight grows from zero.
@@ -47,14 +49,16 @@ class FacePainterTrainingConfig(FacePainterConfig):
     beta1: float = 0.5
     beta2: float = 0.99
     swap_share: float = 0.5
-    away: float = 0.3
+    least_degrees: float = 80.0
+    most_degrees: float = 120.0
     lambda_l1: float = 4.0
     lambda_lpips: float = 6.0
     lambda_tone: float = 4.0
+    tone_grid: int = 16
     lambda_kept: float = 4.0
     lambda_adversarial: float = 0.6
-    adversarial_warmup: int = 300
-    lambda_identity: float = 0.0
+    adversarial_warmup: int = 150
+    lambda_identity: float = 1.0
     lambda_other: float = 0.0
     other_margin: float = 0.0
     others: tuple[str, ...] = ()

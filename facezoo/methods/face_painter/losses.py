@@ -10,7 +10,7 @@ __all__ = ["features_distance", "masked_l1", "other_person", "tone_distance"]
 
 
 def masked_l1(result: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean absolute error over a soft region: ``(B, 3, S, S)`` twice and ``(B, 1, S, S)`` -> scalar; 0 for no region."""
+    """Mean absolute error over a soft region: ``(B, 3, S, S)`` twice, ``(B, 1, S, S)`` -> scalar; 0 for no region."""
     difference = (result - target).abs().mean(1, keepdim=True) * weight
     return difference.sum() / weight.sum().clamp_min(1.0)
 
@@ -22,7 +22,7 @@ def tone_distance(result: Tensor, guess: Tensor, mask: Tensor, grid: int = 4) ->
 
 
 def features_distance(first: list[Tensor], second: list[Tensor], heads: torch.nn.ModuleList) -> Tensor:
-    """LPIPS out of features that are there already: normalised maps of each layer and the weighting heads -> ``(B,)``."""
+    """LPIPS out of features that are there already: normalised maps of each layer and the heads -> ``(B,)``."""
     total = torch.zeros(len(first[0]), device=first[0].device)
     for a, b, head in zip(first, second, heads, strict=True):
         total = total + head((a - b).square()).mean((1, 2, 3))

@@ -12,7 +12,7 @@ from facezoo.errors import InputError
 from facezoo.methods.base import PeopleGenerator
 from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.face_painter.config import FacePainterTrainingConfig
-from facezoo.nets.face_painter.painter import FacePainter
+from facezoo.nets.face_painter.painter import FacePainter, Person
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -57,14 +57,12 @@ class FacePainterPeople(PeopleGenerator):
             raise InputError(f"truncation must be from 0 to 1, not {truncation}")
         painter, c = self.painter, self.painter.config
         rng = torch.Generator().manual_seed(seed)
-        drawn = [
-            torch.randn(1, n, generator=rng) for n in (c.identity_dim, c.traits, painter.portrait.light_mean.numel())
-        ]
-        normal, own, light = (value.to(self.device) * truncation for value in drawn)
-        identity = painter.identity_distribution(normal)
-        shine = painter.portrait.light(light)
-        surroundings = painter.portrait.surroundings(identity, shine, c.size)
-        state = painter.observe(surroundings, painter.portrait.mesh[None], identity)
-        state = painter.lit(state, shine)
-        picture = painter.paint(surroundings, state, identity, own.clamp(-c.trait_limit, c.trait_limit)).result[0]
+        sizes = (c.identity_dim, c.traits, c.details, painter.portrait.light_mean.numel())
+        drawn = [torch.randn(1, size, generator=rng).to(self.device) * truncation for size in sizes]
+        own, details = (value.clamp(-c.trait_limit, c.trait_limit) for value in drawn[1:3])
+        person = Person(painter.identity_distribution(drawn[0]), own, details)
+        light = painter.portrait.light(drawn[3])
+        surroundings = painter.portrait.surroundings(person.identity, light, c.size)
+        state = painter.observe(surroundings, painter.portrait.mesh[None], person.identity)
+        picture = painter.paint(surroundings, painter.lit(state, light), person).result[0]
         return picture.float().clamp(-1, 1).cpu()

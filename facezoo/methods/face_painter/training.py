@@ -28,7 +28,7 @@ from facezoo.errors import CheckpointError
 from facezoo.frozen import FeatureNetwork, load_features
 from facezoo.methods.face_painter import losses
 from facezoo.methods.face_painter.config import FacePainterTrainingConfig
-from facezoo.nets.face_painter.painter import FacePainter, FaceState, Painting
+from facezoo.nets.face_painter.painter import FacePainter, Painting, Person, Turns
 from facezoo.nets.face_painter.shape import several_first
 from facezoo.nets.patch_discriminator import PatchDiscriminator, discriminator_loss, generator_loss
 from facezoo.nets.projected_discriminator import ProjectedDiscriminator
@@ -133,21 +133,13 @@ class FacePainterTraining(PhasedModule):
         faces = batch["image"].float().div(127.5).sub(1).contiguous(memory_format=torch.channels_last)
         return faces, batch[MESH_FIELD].float(), functional.normalize(batch[self.embedding_field].float(), dim=-1)
 
-    def foreign(self, identity: Tensor) -> Tensor:
-        """Another's identity vector for each face, turned away from its own: ``(B, D)`` -> ``(B, D)``."""
-        rng = self.generator_for("foreign")
-        whole = len(identity) * self.world_size
-        other = self._identities[torch.randint(len(self._identities), (whole,), generator=rng)]
-        other = self.share(other)
-        across = functional.normalize(other - (other * identity).sum(1, keepdim=True) * identity, dim=-1)
-        return functional.normalize(across - self.config.away * identity, dim=-1)
-
-    def drawn_traits(self, count: int) -> Tensor:
-        """Standardised traits of nobody, ``(count, T)``."""
+    def strangers(self, person: Person) -> Person:
+        """Somebody else for each face of the batch: all turned in the same planes, by the same angle."""
         c = self.config
-        rng = self.generator_for("traits")
-        drawn = torch.randn(count * self.world_size, c.traits, generator=rng)
-        return self.share(drawn.clamp(-c.trait_limit, c.trait_limit))
+        rng = self.generator_for("strangers")
+        degrees = c.least_degrees + (c.most_degrees - c.least_degrees) * float(torch.rand((), generator=rng))
+        turns = Turns.drawn(lambda _, n: torch.randn(n, n, generator=rng), c, degrees)
+        return self.model.stranger(person, turns.to(person.identity.device))
 
     def step(self, batch: dict[str, Tensor], phase: Phase, side: Side) -> dict[str, Tensor]:
         """One batch: the refiner, then the discriminators."""
@@ -174,10 +166,16 @@ class FacePainterTraining(PhasedModule):
         """Linear guesses: the first ``own`` rows of themselves, the others of somebody else. Also who was wanted."""
         with torch.autocast(faces.device.type, enabled=False):
             state = self.model.observe(faces, mesh, identity)
-            wanted, traits = self.foreign(identity), self.drawn_traits(len(faces))
-            wanted = torch.cat([identity[:own], wanted[own:]])
-            traits = torch.cat([state.own[:own], traits[own:]])
-            return self.model.paint(faces, state, wanted, traits, refine=False), wanted
+            stranger, person = self.strangers(state.person), state.person
+            # A recovery knows the details and a closed-form one does not: both are seen.
+            rng = self.generator_for("details")
+            known = self.share(torch.rand(len(faces) * self.world_size, generator=rng) < 0.5).float()[:, None]
+            wanted = Person(
+                torch.cat([person.identity[:own], stranger.identity[own:]]),
+                torch.cat([person.own[:own], stranger.own[own:]]),
+                torch.cat([person.details[:own] * known[:own], stranger.details[own:]]),
+            )
+            return self.model.paint(faces, state, wanted, refine=False), wanted.identity
 
     def _refiner_loss(
         self, faces: Tensor, result: Tensor, painting: Painting, wanted: Tensor, own: int
@@ -193,7 +191,7 @@ class FacePainterTraining(PhasedModule):
             lpips = losses.features_distance([f[:own] for f in seen], [f[:own] for f in real], network.lpips_heads)
             total = total + c.lambda_lpips * lpips.mean()
             logs["lpips"] = lpips.mean()
-        tone = losses.tone_distance(result[own:], painting.guess[own:], painting.mask[own:])
+        tone = losses.tone_distance(result[own:], painting.guess[own:], painting.mask[own:], c.tone_grid)
         kept = losses.masked_l1(result[own:], painting.guess[own:], painting.kept[own:])
         weight = c.lambda_adversarial * min(1.0, self.batches_seen / max(1, c.adversarial_warmup))
         adversarial = generator_loss([*self.heads(seen), self.pixels(result)], "hinge")
@@ -238,21 +236,16 @@ class FacePainterTraining(PhasedModule):
         model.refiner = cast(Any, averaged["refiner"])
         try:
             state = model.observe(faces, mesh, identity)
-            itself = model.paint(faces, state, identity, state.own)
+            itself = model.paint(faces, state, state.person)
             rows = [("original", faces), ("linear guess", itself.guess), ("own identity", itself.result)]
             rng = torch.Generator().manual_seed(7)
             for name in "ABC":
-                rows.append((f"stranger {name}", self._stranger(faces, state, rng).result))
+                turns = Turns.drawn(lambda _, n: torch.randn(n, n, generator=rng), self.config, 95.0)
+                stranger = model.stranger(state.person, turns.to(faces.device))
+                rows.append((f"stranger {name}", model.paint(faces, state, stranger).result))
             return [*rows, ("painted", itself.mask.expand(-1, 3, -1, -1) * 2 - 1)]
         finally:
             model.refiner = live
-
-    def _stranger(self, faces: Tensor, state: FaceState, rng: torch.Generator) -> Painting:
-        c = self.config
-        normal = torch.randn(1, c.identity_dim, generator=rng).to(faces.device)
-        identity = self.model.identity_distribution(normal).expand(len(faces), -1)
-        traits = torch.randn(1, c.traits, generator=rng).clamp(-c.trait_limit, c.trait_limit).to(faces.device)
-        return self.model.paint(faces, state, identity, traits.expand(len(faces), -1))
 
     def manifest_entries(self) -> dict[str, Any]:
         """What the checkpoint's manifest says about the method: configuration and preprocessing."""

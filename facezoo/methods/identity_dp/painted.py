@@ -16,7 +16,7 @@ from facezoo.methods.face_painter.use import gray_as, meshes_of_crops, unsure_no
 from facezoo.methods.identity_dp.config import PaintedDPConfig
 from facezoo.methods.identity_dp.method import IdentityDP
 from facezoo.methods.options import Options
-from facezoo.nets.face_painter.painter import FacePainter
+from facezoo.nets.face_painter.painter import FacePainter, Person
 from facezoo.privacy.randomness import BitSource
 from facezoo.recognition import load_recogniser
 
@@ -71,11 +71,13 @@ class PaintedIdentityDP(IdentityDP):
         """Traits are drawn anew from the same source as the noise; the original's are taken off and used nowhere."""
         c = self.config
         state = self.painter.observe(crops, meshes_of_crops(self.mesh, self.painter, crops), vectors.to(crops))
-        drawn = []
+        own, details = [], []
         for source in sources:
             rng = torch.Generator().manual_seed(source.bits(62))
-            drawn.append(torch.randn(c.traits, generator=rng).clamp(-c.trait_limit, c.trait_limit))
-        painted = self.painter.paint(crops, state, identity, torch.stack(drawn).to(crops))
+            own.append(torch.randn(c.traits, generator=rng).clamp(-c.trait_limit, c.trait_limit))
+            details.append(torch.randn(c.details, generator=rng).clamp(-c.trait_limit, c.trait_limit))
+        person = Person(identity, torch.stack(own).to(crops), torch.stack(details).to(crops))
+        painted = self.painter.paint(crops, state, person)
         return gray_as(crops, painted.result)
 
     @torch.no_grad()

@@ -1,18 +1,18 @@
-"""identity_rotation with the face painter: the same rotation, in every channel that tells who somebody is.
+"""identity_rotation with the face painter: a rotation by one angle, in every channel that tells who somebody is.
 
-The identity vector is rotated toward the key's reference as in the book. The painter's *traits* (shape of the face,
-brows, lips, skin: what the vector does not tell) are rotated too, by an orthogonal matrix that the key chooses: the
-same person becomes the same stranger in every picture, two people stay two, and the inverse is the transpose. Light,
-pose and expression stay.
+The book turns the identity vector toward the key's reference, (6.16)-(6.18). Here the whitened vector is turned in
+planes that the key chooses (``facezoo.nets.face_painter.turn``): by exactly the level's angle for everybody, the same
+person becomes the same stranger in every picture, two people stay two, and the inverse is the transpose. The painter's
+*traits* and *details* (shape, brows, lips, skin: what the vector does not tell) are turned likewise, by a right angle.
+Light, pose and expression stay.
 
 The code holds numbers and no picture: everything that the painter needs to paint the original again, some 350 numbers
-on a lattice that nobody sees (``facezoo.concealment.lattice``). Where its tag does not fit the key, the closed form
-(6.19)-(6.21) gives what that key says, which for a wrong key is somebody else.
+on a lattice that nobody sees (``facezoo.concealment.lattice``). Where its tag does not fit the key, the turns back
+give what that key says, which for a wrong key is somebody else.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, cast
@@ -31,13 +31,12 @@ from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.face_painter.use import gray_as, meshes_of_crops, unsure_notes
 from facezoo.methods.identity_rotation.config import PaintedRotationConfig
 from facezoo.methods.identity_rotation.options import IdentityRotationOptions
-from facezoo.methods.identity_rotation.rotation import rotate, rotation_degrees, unrotate
+from facezoo.methods.identity_rotation.rotation import rotation_degrees
 from facezoo.methods.options import Options
-from facezoo.nets.face_painter.painter import FacePainter, FaceState
+from facezoo.nets.face_painter.painter import FacePainter, Person, Turns
 from facezoo.recognition import load_recogniser
 
-_REFERENCE = "identity_rotation/reference"
-_TRAITS = "identity_rotation/traits"
+_TURN = "identity_rotation/turn"
 _CODE = "identity_rotation/lattice"
 
 
@@ -114,11 +113,12 @@ class PaintedRotation(LearnedMethod):
         mesh, identity = self._mesh(crops), self._identity(crops)
         state = self.painter.observe(crops, mesh, identity)
         nonces = [self.lattice.layout.face_nonce(key, crop) for crop in crops]
-        result = torch.cat(
-            [self._turned(crops[i : i + 1], _row(state, i), key, options, nonces[i]) for i in range(len(crops))]
-            if options.pseudonym == "picture"
-            else [self._turned(crops, state, key, options, b"")]
-        )
+        if options.pseudonym == "picture":
+            strangers = [self._stranger(_row(state.person, i), key, options, nonce) for i, nonce in enumerate(nonces)]
+            person = Person(*(torch.cat(parts) for parts in zip(*map(_channels, strangers), strict=True)))
+        else:
+            person = self._stranger(state.person, key, options, b"")
+        result = self.painter.paint(crops, state, person).result
         result = gray_as(crops, result)
         if options.conceal:
             angles = self.lattice.angles(self.painter.describe(crops, mesh, identity)).cpu()
@@ -151,56 +151,37 @@ class PaintedRotation(LearnedMethod):
         return Recovered(result.clamp(-1, 1).to(faces), list(fits) if options.conceal else [None] * len(fits))
 
     # ------------------------------------------------------------------ rotation
-    def _turned(
-        self, crops: Tensor, state: FaceState, key: Key, options: IdentityRotationOptions, nonce: bytes
-    ) -> Tensor:
-        """Somebody else in the place of each face."""
-        identity, own = self._stranger(state, key, options, nonce)
-        return self.painter.paint(crops, state, identity, own).result
+    def _turns(self, key: Key, options: IdentityRotationOptions, nonce: bytes) -> Turns:
+        """What the key makes of people; with ``--pseudonym picture`` of the nonce too."""
+        context = nonce if options.pseudonym == "picture" else b""
 
-    def _stranger(
-        self, state: FaceState, key: Key, options: IdentityRotationOptions, nonce: bytes
-    ) -> tuple[Tensor, Tensor]:
-        """Identity vector and traits after the rotation."""
-        if options.pseudonym == "person":
-            nonce = b""
-        reference = self._reference(key, nonce)
-        identity = rotate(state.identity, reference, rotation_degrees(options.level))
+        def draw(name: str, count: int) -> Tensor:
+            return torch.from_numpy(key.uniform(f"{_TURN}/{name}", (count, count), context=context))
+
+        return Turns.drawn(draw, self.painter.config, rotation_degrees(options.level)).to(self.device)
+
+    def _stranger(self, person: Person, key: Key, options: IdentityRotationOptions, nonce: bytes) -> Person:
+        """Who stands in somebody's place."""
         limit = self.painter.config.trait_limit
-        own = (state.own.clamp(-limit, limit) @ self._turn(key, nonce)).clamp(-limit, limit)
-        return torch.nn.functional.normalize(identity, dim=-1), own
+        cut = Person(person.identity, person.own.clamp(-limit, limit), person.details.clamp(-limit, limit))
+        return self.painter.stranger(cut, self._turns(key, options, nonce))
 
     def _recalled(
         self, crops: Tensor, numbers: Tensor, key: Key, options: IdentityRotationOptions, nonce: bytes
     ) -> Tensor:
         """The original again, from the numbers of the code; eyes and mouth inside come from the saved picture."""
-        original, details = self.painter.recall(numbers)
-        identity, own = self._stranger(original, key, options, nonce)
-        saved = self.painter.disguised(original, identity, own)
-        return self.painter.paint(crops, saved, original.identity, original.own, details=details).result
+        original = self.painter.recall(numbers)
+        saved = self.painter.disguised(original, self._stranger(original.person, key, options, nonce))
+        return self.painter.paint(crops, saved, original.person).result
 
     def _closed_form(self, crops: Tensor, key: Key, options: IdentityRotationOptions) -> Tensor:
-        """Recovery by the inverse rotations alone, equations (6.19)-(6.21) and the transpose.
+        """Recovery by the turns back alone.
 
         A picture of its own (``--pseudonym picture``) has no closed form: its nonce stands in the code.
         """
         state = self.painter.observe(crops, self._mesh(crops), self._identity(crops))
-        identity = unrotate(state.identity, self._reference(key, b""), rotation_degrees(options.level))
-        return self.painter.paint(crops, state, identity, state.own @ self._turn(key, b"").T).result
-
-    def _reference(self, key: Key, nonce: bytes) -> Tensor:
-        """Unit reference vector f(p), ``(1, D)``: a draw from the training identities' distribution."""
-        dim = self.painter.config.identity_dim
-        normal = torch.from_numpy(key.unit_vector(_with(_REFERENCE, nonce), dim)).to(self.device) * dim**0.5
-        reference: Tensor = self.painter.identity_distribution(normal[None])
-        return reference
-
-    def _turn(self, key: Key, nonce: bytes) -> Tensor:
-        """The orthogonal matrix of the traits, ``(T, T)``."""
-        count = self.painter.config.traits
-        drawn = torch.from_numpy(key.uniform(_TRAITS, (count, count), context=nonce)).double()
-        q, r = torch.linalg.qr(drawn)
-        return (q * torch.sign(r.diagonal())).float().to(self.device)
+        back = self._turns(key, options, b"").inverse()
+        return self.painter.paint(crops, state, self.painter.stranger(state.person, back)).result
 
     # ------------------------------------------------------------------ seeing
     def _on_device(self, faces: Tensor) -> Tensor:
@@ -240,17 +221,10 @@ class PaintedRotation(LearnedMethod):
         return np.stack([placement.find(start, size, read, layout, LATTICE_CELL) for start in transforms])
 
 
-def _with(purpose: str, nonce: bytes) -> str:
-    return f"{purpose}/{nonce.hex()}" if nonce else purpose
+def _channels(person: Person) -> tuple[Tensor, Tensor, Tensor]:
+    return person.identity, person.own, person.details
 
 
-def _row(state: FaceState, i: int) -> FaceState:
-    """One face of a batch."""
-    pose = dataclasses.replace(
-        state.pose,
-        rotation=state.pose.rotation[i : i + 1],
-        scale=state.pose.scale[i : i + 1],
-        shift=state.pose.shift[i : i + 1],
-    )
-    names = ("points", "depth", "shapes", "behaviour", "light", "own", "identity")
-    return dataclasses.replace(state, pose=pose, **{name: getattr(state, name)[i : i + 1] for name in names})
+def _row(person: Person, i: int) -> Person:
+    """One of a batch."""
+    return Person(*(channel[i : i + 1] for channel in _channels(person)))

@@ -20,8 +20,9 @@ class FacePainterConfig:
         varying: directions of the texture that differ between pictures of one person and are no traits.
         details: directions of the texture that only a recovery uses.
         trait_limit: traits are cut to this many deviations: a pair of glasses must not become a person's skin.
-        keep_features: the inside of the eyes and of the mouth is taken from the picture: gaze and speech are what a
-            face does, not who it is.
+        keep_eyes: how much of the inside of the eyes is taken from the picture, 0 to 1: gaze is what a face does, and
+            a little of who it is.
+        keep_mouth: the same for the inside of the mouth.
         widths: channels of the refiner at half the crop's size, a quarter, and so on.
         ridge: penalty of the linear painter, as a part of a feature's variance, for each picture.
         trait_faces: number of faces that texture traits are taken from.
@@ -39,7 +40,8 @@ class FacePainterConfig:
     varying: int = 12
     details: int = 120
     trait_limit: float = 2.0
-    keep_features: bool = True
+    keep_eyes: float = 0.5
+    keep_mouth: float = 1.0
     widths: tuple[int, ...] = (48, 96, 160, 224)
     ridge: float = 0.001
     trait_faces: int = 4000

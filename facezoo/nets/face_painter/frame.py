@@ -16,9 +16,11 @@ from torch.nn import functional
 __all__ = ["Rendering", "TextureFrame", "sample"]
 
 _RING = 1.22
-"""Outline of the band around the face in which a moved outline fades out, times the outline's distance to its centre."""
+"""Outer edge of the band in which a moved outline fades out, as a multiple of the outline's distance to its centre."""
 _TEXTURED = 0.2
 """A triangle that is foreshortened to less than this part of its frontal area is not trusted to show its texture."""
+_KEEP_OWN = 0.1
+"""Where neither half shows a texel well, the face's own is taken."""
 _CHUNK = 1 << 22
 """Pixel tests at a time when triangles are filled: bounds the memory."""
 
@@ -74,6 +76,7 @@ class TextureFrame(nn.Module):
     texel_weights: Tensor
     valid: Tensor
     band: Tensor
+    corner_count: Tensor
 
     def __init__(
         self, layout: Tensor, shape: Tensor, triangles: Tensor, mirror: Tensor, outline: Tensor, size: int
@@ -97,6 +100,7 @@ class TextureFrame(nn.Module):
             ("mirror", mirror),
             ("outline", outline),
             ("band", band),
+            ("corner_count", torch.bincount(triangles.flatten(), minlength=len(layout)).float()),
         ):
             self.register_buffer(name, value, persistent=False)
         filled, weights = self._fill(layout.float()[None], triangles, torch.zeros(1, len(layout)), size)
@@ -127,13 +131,15 @@ class TextureFrame(nn.Module):
         corners = self.triangles[self.texel_triangle]
         places = (points[:, corners] * self.texel_weights[None, :, :, None]).sum(2)
         texture = sample(pictures, places.view(-1, self.size, self.size, 2))
-        shown = self.facing(points)[:, self.texel_triangle].view(-1, 1, self.size, self.size)
-        mirrored, mirrored_shown = texture.flip(3), shown.flip(3)
-        # Blended over a little of the range, so that no hard line stands where the better half changes.
-        trust = ((shown - _TEXTURED) / _TEXTURED).clamp(0, 1)
-        other = ((mirrored_shown - _TEXTURED) / _TEXTURED).clamp(0, 1)
-        weight = torch.where(other > trust, trust, torch.ones_like(trust))
-        return torch.lerp(mirrored, texture, weight)
+        # Told at the corners and interpolated, so that no line stands in the texture where the better half changes.
+        facing = self.facing(points)
+        whole = facing.new_zeros(len(facing), len(self.layout))
+        for k in range(3):
+            whole = whole.index_add(1, self.triangles[:, k], facing)
+        shown = ((whole / self.corner_count)[:, corners] * self.texel_weights).sum(2)
+        trust = ((shown.view(-1, 1, self.size, self.size) - _TEXTURED) / _TEXTURED).clamp(0, 1)
+        weight = (trust + _KEEP_OWN) / (trust + _KEEP_OWN + trust.flip(3) * (1 - trust))
+        return torch.lerp(texture.flip(3), texture, weight)
 
     # ------------------------------------------------------------------ texture -> picture
     def render(self, points: Tensor, depth: Tensor, before: Tensor, size: int) -> Rendering:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,9 @@ from facezoo.nets.face_painter.portrait import Portrait
 from facezoo.nets.face_painter.refiner import Refiner
 from facezoo.nets.face_painter.shape import POSE_NUMBERS, Pose, ShapeModel
 from facezoo.nets.face_painter.texture import TextureModel
+from facezoo.nets.face_painter.turn import plane_rotation
 
-__all__ = ["FacePainter", "FaceState", "Painting", "TraitModel"]
+__all__ = ["FacePainter", "FaceState", "Painting", "Person", "TraitModel", "Turns"]
 
 _SOFT_EDGE = 7
 """Width of the mask's soft edge, in pixels of a crop of 128."""
@@ -75,6 +76,21 @@ class TraitModel(nn.Module):
 
 
 @dataclass(frozen=True)
+class Person:
+    """Who somebody is, in every channel that tells it.
+
+    Attributes:
+        identity: ``(B, D)`` unit identity vectors.
+        own: ``(B, T)`` standardised traits that the identity vector does not tell.
+        details: ``(B, M)`` standardised details of the texture.
+    """
+
+    identity: Tensor
+    own: Tensor
+    details: Tensor
+
+
+@dataclass(frozen=True)
 class FaceState:
     """A face as the painter sees it.
 
@@ -85,8 +101,7 @@ class FaceState:
         shapes: ``(B, N, 3)`` the mesh without its pose.
         behaviour: ``(B, E + 4)`` expression and turn of the head.
         light: ``(B, 18)`` skin tone and light.
-        own: ``(B, T)`` standardised traits that the identity vector does not tell.
-        identity: ``(B, D)`` unit identity vector.
+        person: who it is.
         kept: whether the inside of eyes and mouth is taken from the picture.
     """
 
@@ -96,9 +111,47 @@ class FaceState:
     shapes: Tensor
     behaviour: Tensor
     light: Tensor
-    own: Tensor
-    identity: Tensor
+    person: Person
     kept: bool = True
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Rotations of the three channels that tell a person, for row vectors; see ``turn.plane_rotation``.
+
+    Attributes:
+        identity: ``(D, D)``, of the whitened identity vector.
+        own: ``(T, T)``.
+        details: ``(M, M)``.
+    """
+
+    identity: Tensor
+    own: Tensor
+    details: Tensor
+
+    @classmethod
+    def drawn(cls, draw: Callable[[str, int], Tensor], config: FacePainterConfig, degrees: float) -> Turns:
+        """Turns by ``degrees`` of the identity vector, and by a right angle of the others.
+
+        Args:
+            draw: name and n -> ``(n, n)`` random numbers.
+            config: of the painter.
+            degrees: the angle of the identity vector.
+        """
+        c = config
+        return cls(
+            plane_rotation(draw("identity", c.identity_dim), degrees),
+            plane_rotation(draw("traits", c.traits), 90.0),
+            plane_rotation(draw("details", c.details), 90.0),
+        )
+
+    def inverse(self) -> Turns:
+        """The turns back."""
+        return Turns(self.identity.T, self.own.T, self.details.T)
+
+    def to(self, device: torch.device) -> Turns:
+        """The same on another device."""
+        return Turns(self.identity.to(device), self.own.to(device), self.details.to(device))
 
 
 @dataclass(frozen=True)
@@ -165,9 +218,11 @@ class FacePainter(nn.Module):
         self.identity_distribution = IdentityDistribution(c.identity_dim)
         self.portrait = Portrait(c.identity_dim, self.texture.light_mean.numel(), topology.POINTS)
         self.refiner = Refiner(c.widths, c.identity_dim + c.traits)
-        inner = (*topology.EYES, topology.INNER_LIPS)
-        kept = torch.stack([_triangles_within(triangles, points) for points in inner]).any(0)
-        self.register_buffer("kept_triangles", kept.float() * float(c.keep_features), persistent=False)
+        kept = torch.zeros(len(triangles))
+        inner = ((topology.EYES[0], c.keep_eyes), (topology.EYES[1], c.keep_eyes), (topology.INNER_LIPS, c.keep_mouth))
+        for points, share in inner:
+            kept[_triangles_within(triangles, points)] = share
+        self.register_buffer("kept_triangles", kept, persistent=False)
         self.register_buffer("taper", torch.from_numpy(border_taper(c.size).copy())[None, None], persistent=False)
 
     def networks(self) -> dict[str, nn.Module]:
@@ -190,8 +245,10 @@ class FacePainter(nn.Module):
         light = self.texture.light(texels)
         guess = self.texture.guess(self._features(identity, behaviour), light)
         traits = torch.cat([self.shape.identities(shapes), self.texture.traits(texels, guess)], 1)
-        own = self.traits.own(traits, identity, limit or self.config.trait_limit)
-        return FaceState(points, depth, pose, shapes, behaviour, light, own, identity)
+        limit = limit or self.config.trait_limit
+        details = self.texture.details(texels, guess).clamp(-limit, limit)
+        person = Person(identity, self.traits.own(traits, identity, limit), details)
+        return FaceState(points, depth, pose, shapes, behaviour, light, person)
 
     def _geometry(self, mesh: Tensor, size: int) -> tuple[Tensor, Tensor, Pose, Tensor, Tensor]:
         mesh = mesh.float()
@@ -215,52 +272,43 @@ class FacePainter(nn.Module):
         return dataclasses.replace(state, light=light, kept=False)
 
     # ------------------------------------------------------------------ painting
-    def paint(
-        self,
-        faces: Tensor,
-        state: FaceState,
-        identity: Tensor,
-        own: Tensor,
-        refine: bool = True,
-        details: Tensor | None = None,
-    ) -> Painting:
+    def paint(self, faces: Tensor, state: FaceState, person: Person, refine: bool = True) -> Painting:
         """Paints somebody in the place of a face.
 
         Args:
             faces: ``(B, 3, S, S)`` in [-1, 1].
             state: what ``observe`` saw there.
-            identity: ``(B, D)`` unit identity vectors of who is to be painted.
-            own: ``(B, T)`` their standardised traits.
+            person: who is to be painted.
             refine: false gives the linear guess.
-            details: ``(B, M)`` what only a recovery knows.
         """
         c = self.config
-        traits = self.traits.compose(own, identity)
+        traits = self.traits.compose(person.own, person.identity)
         points, depth, _ = self._moved(state, traits[:, : c.shape_traits])
         size = faces.shape[-1]
         drawn = self.frame.render(points, depth, state.points, size)
         surroundings = sample(faces, drawn.source_places)
-        features = self._features(identity, state.behaviour)
-        texture = self.texture.paint(features, state.light, traits[:, c.shape_traits :], details)
+        features = self._features(person.identity, state.behaviour)
+        texture = self.texture.paint(features, state.light, traits[:, c.shape_traits :], person.details)
         painted = sample(texture, drawn.texture_places)
         kept = self._kept(drawn) * float(state.kept)
         mask = self._soft(drawn.inside)
         guess = torch.lerp(surroundings, torch.lerp(painted, surroundings, kept), mask)
         places = (drawn.texture_places * 2 - 1).permute(0, 3, 1, 2)
-        condition = torch.cat([identity * c.identity_dim**0.5, own.clamp(-c.trait_limit, c.trait_limit)], 1)
+        own = person.own.clamp(-c.trait_limit, c.trait_limit)
+        condition = torch.cat([person.identity * c.identity_dim**0.5, own], 1)
         result = self.refiner(guess, places, mask, condition) if refine else guess
         return Painting(guess, mask, kept * mask, places, condition, result)
 
-    def disguised(self, state: FaceState, identity: Tensor, own: Tensor) -> FaceState:
-        """A face as it stands in a picture after ``paint`` gave it another identity: its mesh is that of the other."""
-        traits = self.traits.compose(own, identity)
+    def disguised(self, state: FaceState, person: Person) -> FaceState:
+        """A face as it stands in a picture after ``paint`` put another there: its mesh is that of the other."""
+        traits = self.traits.compose(person.own, person.identity)
         points, depth, shapes = self._moved(state, traits[:, : self.config.shape_traits])
-        return dataclasses.replace(state, points=points, depth=depth, shapes=shapes, identity=identity, own=own)
+        return dataclasses.replace(state, points=points, depth=depth, shapes=shapes, person=person)
 
     def _moved(self, state: FaceState, traits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mesh points ``(B, N, 2)``, depth ``(B, N)`` and shape ``(B, N, 3)`` with the shape traits of another."""
         c = self.config
-        whole = self.traits.compose(state.own, state.identity)[:, : c.shape_traits]
+        whole = self.traits.compose(state.person.own, state.person.identity)[:, : c.shape_traits]
         low, high = _TURN_RANGE
         fade = 1 - ((state.pose.turn.norm(dim=1, keepdim=True) - low) / (high - low)).clamp(0, 1)
         shapes = self.shape.exchange(state.shapes, (traits - whole) * fade)
@@ -281,6 +329,18 @@ class FacePainter(nn.Module):
         ramp = (blurred * 2 - 1).clamp(0, 1)
         return ramp * ramp * (3 - 2 * ramp) * self.taper
 
+    def stranger(self, person: Person, turns: Turns) -> Person:
+        """Who stands in somebody's place: identity (whitened), traits and details, each turned in planes.
+
+        The same turns make the same stranger of a person everywhere, keep people apart, and are undone by their
+        transposes (``Turns.inverse``).
+        """
+        c = self.config
+        white = self.identity_distribution.whiten(person.identity) @ turns.identity
+        own = (person.own @ turns.own).clamp(-c.trait_limit, c.trait_limit)
+        details = (person.details @ turns.details).clamp(-c.trait_limit, c.trait_limit)
+        return Person(self.identity_distribution(white), own, details)
+
     # ------------------------------------------------------------------ a face in numbers
     @property
     def told(self) -> tuple[tuple[int, bool], ...]:
@@ -296,22 +356,20 @@ class FacePainter(nn.Module):
         In order: identity vector (whitened), traits, details, expression, pose, light.
         """
         state = self.observe(faces, mesh, identity, _TOLD_LIMIT)
-        texels = self.texture.flatten(self.frame.to_texture(faces, state.points))
-        guess = self.texture.guess(self._features(identity, state.behaviour), state.light)
         expression = self.shape.expressions(state.shapes)
         light = (state.light - self.texture.light_mean) / self.texture.light_deviation
         parts = (
             self.identity_distribution.whiten(identity),
-            state.own,
-            self.texture.details(texels, guess),
+            state.person.own,
+            state.person.details,
             expression,
             self.shape.pose_numbers(state.pose),
             light,
         )
         return torch.cat(parts, 1)
 
-    def recall(self, numbers: Tensor) -> tuple[FaceState, Tensor]:
-        """The face that numbers ``(B, N)`` tell, and its details ``(B, M)``."""
+    def recall(self, numbers: Tensor) -> FaceState:
+        """The face that numbers ``(B, N)`` tell."""
         c = self.config
         white, own, details, expression, placed, light = numbers.split([count for count, _ in self.told], 1)
         identity = self.identity_distribution(white)
@@ -321,7 +379,8 @@ class FacePainter(nn.Module):
         space = pose.apply(shapes)
         behaviour = self._behaviour(expression, pose)
         shine = light * self.texture.light_deviation + self.texture.light_mean
-        return FaceState(space[..., :2], space[..., 2], pose, shapes, behaviour, shine, own, identity), details
+        person = Person(identity, own, details)
+        return FaceState(space[..., :2], space[..., 2], pose, shapes, behaviour, shine, person)
 
     # ------------------------------------------------------------------ fitting
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -36,8 +37,8 @@ class _Block(nn.Module):
         if self.style is not None and condition is not None:
             scale, shift = self.style(condition)[:, :, None, None].chunk(2, 1)
             y = y * (1 + scale) + shift
-        y = self.skip(x) + self.conv2(functional.silu(y))
-        return y
+        result: Tensor = self.skip(x) + self.conv2(functional.silu(y))
+        return result
 
 
 class Refiner(nn.Module):
@@ -54,12 +55,10 @@ class Refiner(nn.Module):
         self.embed = nn.Sequential(nn.Linear(condition, 128), nn.SiLU())
         self.stem = nn.Conv2d(6 * 4, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_Block(w, w) for w in widths)
-        self.shrink = nn.ModuleList(
-            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in itertools.pairwise(widths))
         self.middle = _Block(widths[-1], widths[-1], 128)
         self.up = nn.ModuleList(_Block(2 * w, w, 128) for w in reversed(widths))
-        self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in reversed(list(zip(widths, widths[1:], strict=False))))
+        self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in reversed(list(itertools.pairwise(widths))))
         self.head = nn.Conv2d(widths[0], 3 * 4, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

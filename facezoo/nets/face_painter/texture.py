@@ -1,4 +1,4 @@
-"""The linear painter: a texture from who it is, how the light falls and what the face does. Closed form, no training."""
+"""The linear painter: a texture from who it is, how the light falls and what the face does, in closed form."""
 
 from __future__ import annotations
 
