@@ -34,9 +34,10 @@ from facezoo.errors import CheckpointError, FacezooError, InputError, KeyMateria
 from facezoo.faces import align
 from facezoo.faces.detect import Detector, DetectorOptions, Face, box_overlap, faces_from_boxes, get_detector
 from facezoo.faces.mask import FACE_CENTRE_128, FACE_SEMI_AXES_128, cover_mask, face_mask
-from facezoo.faces.picture import Picture, encode_picture, load_picture
+from facezoo.faces.picture import MAX_PIXELS, MetadataPolicy, Picture, encode_picture, gray_pixels, load_picture
 from facezoo.files import atomic_write, check_output
 from facezoo.hub.manifest import ResolvedModel, resolve_model, verify_files
+from facezoo.images.formats import output_format
 from facezoo.keys import Key
 from facezoo.methods.base import Cover, FaceContext, LearnedMethod, Method, Recovered
 from facezoo.records import (
@@ -192,6 +193,7 @@ class Result:
         file_format: str | None = None,
         quality: int = 95,
         write_record: bool = True,
+        record_path: str | os.PathLike[str] | None = None,
         embed: bool = False,
     ) -> Path:
         """Write the picture, and its record beside it: both or none.
@@ -199,9 +201,10 @@ class Result:
         Args:
             path: the picture's file. The record goes to ``<path>.facezoo.json``.
             overwrite: whether existing files may be replaced.
-            file_format: "png", "jpg" or "webp"; None: from the ending of ``path``.
-            quality: of JPEG and WebP, 1 to 100.
-            write_record: whether the sidecar is written.
+            file_format: "png", "jpg", "webp", "avif", "tiff" or "bmp"; None: from the ending of ``path``.
+            quality: of JPEG, AVIF and WebP, 1 to 100.
+            write_record: whether the record's file is written.
+            record_path: where to, instead of beside the picture.
             embed: whether the record is also put into the file (PNG only).
 
         Returns:
@@ -215,7 +218,7 @@ class Result:
         kind = output_format(target, file_format)
         if embed and kind != "png":
             raise InputError("only a PNG can carry its record: save as .png, or leave out --embed-record")
-        sidecar = sidecar_path(target)
+        sidecar = sidecar_path(target) if record_path is None else Path(record_path)
         with_sidecar = write_record and self.record is not None
         check_output(target, overwrite)
         if with_sidecar:
@@ -245,13 +248,13 @@ class Result:
         """The picture as a file's bytes, and the record that belongs to exactly these bytes; nothing is written.
 
         Args:
-            file_format: "png", "jpg" or "webp".
-            quality: of JPEG and WebP, 1 to 100.
+            file_format: as in `save`.
+            quality: of JPEG, AVIF and WebP, 1 to 100.
 
         Raises:
             InputError: another format.
         """
-        data = encode_picture(self.picture, output_format(Path(f"picture.{file_format}"), None), quality)
+        data = encode_picture(self.picture, output_format(Path("picture"), file_format), quality)
         return data, None if self.record is None else self._final_record(data)
 
     def _final_record(self, data: bytes) -> PictureRecord:
@@ -267,26 +270,6 @@ class _Found:
     face: Face
     origin: str
     warnings: list[str] = field(default_factory=list)
-
-
-def output_format(path: Path, file_format: str | None) -> str:
-    """Format of an output: "png", "jpg" or "webp", from the argument or the ending.
-
-    Raises:
-        InputError: an unknown ending or format, or the two contradict each other.
-    """
-    endings = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
-    ending = endings.get(path.suffix.lower())
-    if file_format is None:
-        if ending is None:
-            raise InputError(f"{path}: cannot tell the format from the ending {path.suffix!r}; use .png, .jpg or .webp")
-        return ending
-    wanted = {"jpeg": "jpg"}.get(file_format, file_format)
-    if wanted not in ("png", "jpg", "webp"):
-        raise InputError(f"unknown output format {file_format!r}; choose png, jpg or webp")
-    if ending is not None and ending != wanted:
-        raise InputError(f"{path} ends in {path.suffix} but the format asked for is {wanted}; make them agree")
-    return wanted
 
 
 def from_pretrained(
@@ -428,7 +411,8 @@ class Anonymizer:
         seal: bool = False,
         verify: Verify = "on",
         no_face: NoFace = "refuse",
-        metadata: Literal["drop", "keep-safe"] = "drop",
+        metadata: MetadataPolicy = "drop",
+        max_pixels: int = MAX_PIXELS,
         salt: bytes | None = None,
     ) -> Result:
         """Make every face of a picture anonymous.
@@ -445,7 +429,9 @@ class Anonymizer:
             verify: "on": a face that only a second detector sees is an error; "add": such a face is anonymized too;
                 "off": no second look.
             no_face: what to do with a picture without faces: "refuse", or "copy" it unchanged (recorded).
-            metadata: "drop", or "keep-safe" (nothing that locates or shows the original).
+            metadata: "drop"; "keep-safe" (nothing that locates or shows the original); or "keep-place" (GPS and photo
+                spheres too, for mapping).
+            max_pixels: bigger pictures are refused.
             salt: random salt of the record; a run over many pictures may share one (scrypt is then paid for once).
 
         Returns:
@@ -464,7 +450,7 @@ class Anonymizer:
             raise KeyMaterialError("sealing needs a key: give a passphrase or a key file")
         if self.method.requires_key and key is None:
             raise KeyMaterialError(f"{self.model} needs a key: give a passphrase or a key file")
-        loaded, origin_bytes = _load(picture, metadata)
+        loaded, origin_bytes = _load(picture, metadata, max_pixels)
         named_key = key if key is not None and (self.method.uses_key or seal) else None
         rgb = loaded.pixels
         height, width = rgb.shape[:2]
@@ -495,6 +481,8 @@ class Anonymizer:
         seed = secrets.randbits(62)
         base = FaceContext(points=None, key=key, seed=seed, options=self.options)
         output = self._apply(rgb, chosen, base) if chosen else rgb.copy()
+        if loaded.gray:
+            output = gray_pixels(output)
         rectangles = _changed_rectangles(rgb, output, chosen, [self._quad(item) for item in chosen])
 
         faces = [FaceRecord.of(item.face.box, item.face.points, item.face.score) for item in chosen]
@@ -526,7 +514,8 @@ class Anonymizer:
         record: PictureRecord | str | os.PathLike[str] | Literal[False] | None = None,
         check_key: bool = True,
         use_seal: bool = True,
-        metadata: Literal["drop", "keep-safe"] = "drop",
+        metadata: MetadataPolicy = "drop",
+        max_pixels: int = MAX_PIXELS,
     ) -> Result:
         """Bring the original faces back.
 
@@ -539,6 +528,7 @@ class Anonymizer:
                 (which shows what an attacker would get).
             use_seal: whether sealed originals are used where the record has them.
             metadata: as in `anonymize`.
+            max_pixels: as in `anonymize`.
 
         Returns:
             The recovered picture and a report; its ``record`` is None.
@@ -561,7 +551,7 @@ class Anonymizer:
             raise InputError(f"{self.model} cannot be reversed")
         if key is None:
             raise KeyMaterialError("recovery needs the key that the picture was anonymized with")
-        loaded, data = _load(picture, metadata)
+        loaded, data = _load(picture, metadata, max_pixels)
         rgb = loaded.pixels
         warnings: list[str] = []
         options: Mapping[str, object] = self.options
@@ -583,6 +573,8 @@ class Anonymizer:
             return Result(loaded, None, Report(warnings=("the record names no face: the picture is unchanged",)), None)
         context = FaceContext(points=None, key=key, seed=0, options=options)
         output, verified = self._restore(rgb, faces, context, refine_alignment=found_record is None)
+        if loaded.gray:
+            output = gray_pixels(output)
         report = Report(
             tuple(
                 FaceReport(
@@ -893,7 +885,8 @@ def recover_sealed(
     key: Key,
     record: PictureRecord,
     *,
-    metadata: Literal["drop", "keep-safe"] = "drop",
+    metadata: MetadataPolicy = "drop",
+    max_pixels: int = MAX_PIXELS,
 ) -> Result:
     """Put the sealed originals back, bit by bit where the anonymized picture was saved without loss. Needs no model.
 
@@ -902,13 +895,14 @@ def recover_sealed(
         key: the key it was sealed under.
         record: its record, with every face sealed.
         metadata: as in `Anonymizer.anonymize`.
+        max_pixels: as in `Anonymizer.anonymize`.
 
     Raises:
         RecordError: another key, a changed record, or a picture of another size.
     """
     _check_key(key)
     _check_record_key(record, key)
-    loaded, data = _load(picture, metadata)
+    loaded, data = _load(picture, metadata, max_pixels)
     output = loaded.pixels.copy()
     height, width = output.shape[:2]
     if record.size != (width, height):
@@ -1032,15 +1026,15 @@ def _check_record_key(record: PictureRecord, key: Key) -> None:
     record.verify(key)
 
 
-def _load(picture: Source, metadata: Literal["drop", "keep-safe"]) -> tuple[Picture, bytes]:
+def _load(picture: Source, metadata: MetadataPolicy, max_pixels: int) -> tuple[Picture, bytes]:
     """The loaded picture, and the bytes that stand for its content."""
     if isinstance(picture, Picture):
         return picture, _pixel_bytes(picture.pixels)
     if isinstance(picture, np.ndarray):
-        return load_picture(picture, metadata=metadata), _pixel_bytes(picture)
+        return load_picture(picture, metadata=metadata, max_pixels=max_pixels), _pixel_bytes(picture)
     if isinstance(picture, bytes):
-        return load_picture(picture, metadata=metadata), picture
-    loaded = load_picture(picture, metadata=metadata)
+        return load_picture(picture, metadata=metadata, max_pixels=max_pixels), picture
+    loaded = load_picture(picture, metadata=metadata, max_pixels=max_pixels)
     return loaded, Path(picture).read_bytes()
 
 

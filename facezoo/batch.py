@@ -19,7 +19,8 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -33,9 +34,17 @@ from facezoo.errors import (
     RecordError,
     UnknownNameError,
 )
-from facezoo.files import sha256_bytes, sha256_file
-from facezoo.records import find_record, read_sidecar, sidecar_path
-from facezoo.tags import input_tag
+from facezoo.files import make_folder, sha256_bytes, sha256_file
+from facezoo.images.folders import walk_folder
+from facezoo.images.formats import (
+    HEAD_BYTES,
+    PICTURE_ENDINGS,
+    WRITTEN_ENDINGS,
+    by_name,
+    file_format,
+)
+from facezoo.records import find_record, read_embedded, read_record, sidecar_path
+from facezoo.tags import is_input
 
 if TYPE_CHECKING:
     from facezoo.anonymizer import Anonymizer, Result
@@ -46,23 +55,42 @@ if TYPE_CHECKING:
     from facezoo.privacy.ledger import Ledger
     from facezoo.records import PictureRecord
 
-__all__ = ["Job", "Outcome", "Plan", "RecoveryLog", "Settings", "find_finished", "person_of", "plan_jobs", "run_jobs"]
+__all__ = [
+    "Job",
+    "Outcome",
+    "Plan",
+    "RecoveryLog",
+    "Settings",
+    "Survey",
+    "find_finished",
+    "is_lossy",
+    "one_run",
+    "own_format",
+    "person_of",
+    "run_jobs",
+    "survey_inputs",
+]
 
-PICTURE_ENDINGS: Final = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif"}
-)
-"""Files in a folder with one of these endings are taken for pictures; others are left out and counted."""
+_LOCK: Final = ".facezoo-run.lock"
 
 Status = Literal["done", "finished", "skipped", "failed"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture: from where, to where, and its name in messages and in a boxes file."""
+    """One picture.
+
+    Attributes:
+        source: the file.
+        target: the output.
+        name: in messages and in a boxes file.
+        record: where its record is written (anonymizing) or looked for (recovery); None: beside the picture.
+    """
 
     source: Path
     target: Path
     name: str
+    record: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,13 +99,15 @@ class Plan:
 
     Attributes:
         jobs: the pictures.
-        left_out: files of the folders that are no pictures.
+        left_out: files of the folders that show nobody: texts, records, hidden files.
         folder: the output folder; None where one picture goes to one file.
+        undone: files of the folders that may show somebody and are not done, with the reason.
     """
 
     jobs: tuple[Job, ...]
     left_out: int
     folder: Path | None
+    undone: tuple[tuple[Path, str], ...] = ()
 
     @property
     def to_folder(self) -> bool:
@@ -122,9 +152,10 @@ class Settings:
         seal: whether the originals are sealed.
         verify: "on", "add" or "off".
         no_face: "refuse", "copy" or "skip".
-        metadata: "drop" or "keep-safe".
-        file_format: "png", "jpg" or "webp".
-        quality: of JPEG and WebP.
+        metadata: "drop", "keep-safe" or "keep-place".
+        file_format: "png", "jpg" or "webp"; None: from the output's ending.
+        max_pixels: bigger pictures are refused.
+        quality: of JPEG, AVIF and WebP.
         embed: whether the record goes into the PNG.
         write_record: whether the sidecar is written.
         use_record: whether a recovery looks for the record.
@@ -148,8 +179,9 @@ class Settings:
     seal: bool = False
     verify: Literal["on", "add", "off"] = "on"
     no_face: Literal["refuse", "copy", "skip"] = "refuse"
-    metadata: Literal["drop", "keep-safe"] = "drop"
+    metadata: Literal["drop", "keep-safe", "keep-place"] = "drop"
     file_format: str | None = None
+    max_pixels: int = 250_000_000
     quality: int = 95
     embed: bool = False
     write_record: bool = True
@@ -182,20 +214,102 @@ class Settings:
         text = json.dumps(content, sort_keys=True).encode()
         return hashlib.sha256(text).hexdigest()[:16] if key is None else key.tag("batch/settings", text, 8).hex()
 
+    def described(self, job: Job, key: Key | None) -> dict[str, object]:
+        """The settings that a picture's content depends on, one by one, as its record keeps them.
+
+        Options, boxes and the like as 16 hex digits: with a key an HMAC, since options may be part of the secret.
+        """
+
+        def tag(value: object) -> str:
+            text = json.dumps(value, sort_keys=True).encode()
+            return sha256_bytes(text)[:16] if key is None else key.tag("batch/setting", text, 8).hex()
+
+        lossy = is_lossy(job.target.suffix, self.quality)
+        return {
+            "option": tag(dict(self.options)),
+            "detector": self.detector,
+            "boxes": tag(_boxes_entry(self.boxes, job)) if self.boxes else None,
+            "keep": self.keep is not None,
+            "seal": self.seal,
+            "verify": self.verify,
+            "allow-no-face": self.no_face,
+            "metadata": self.metadata,
+            "quality": self.quality if lossy else None,
+        }
+
+
+def is_lossy(ending: str, quality: int) -> bool:
+    """Whether a picture loses something in a file with this ending."""
+    name = WRITTEN_ENDINGS.get(ending.lower())
+    return name is not None and not by_name(name).lossless and not (name == "webp" and quality == 100)
+
 
 # ---------------------------------------------------------------------------------------------------------------- plan
 
 
-def plan_jobs(inputs: Sequence[str], output: str, *, file_format: str | None) -> Plan:
-    """Find the pictures and say where each goes.
+@dataclass(frozen=True)
+class Survey:
+    """What was found in the inputs; `plan` says where each goes.
 
-    A file goes to a file, or into an existing folder (or one named with a slash at its end). A folder's tree is
-    mirrored in the output folder; several folders get a folder each. Outputs get the ending of the format.
+    Attributes:
+        pictures: the file, its name, and the folder that its name's tree is mirrored in.
+        left_out: see `Plan`.
+        undone: see `Plan`.
+        target: the output.
+        one_file: whether one picture goes to one file.
+    """
+
+    pictures: tuple[tuple[Path, str, Path], ...]
+    left_out: int
+    undone: tuple[tuple[Path, str], ...]
+    target: Path
+    one_file: bool
+
+    def plan(self, file_format: str | None, *, records: str | None = None, recover: bool = False) -> Plan:
+        """Where each picture goes.
+
+        A folder's tree is mirrored in the output folder; several folders get a folder each. Outputs get the ending of
+        the format.
+
+        Args:
+            file_format: "png", "jpg", "webp", or "same": each picture's own, where it is written, else PNG. None: for
+                one file from its output's ending, else PNG.
+            records: folder of the records; None: beside the anonymized pictures.
+            recover: whether ``records`` holds those of the inputs, to be read.
+
+        Raises:
+            InputError: two inputs would be written to one file.
+        """
+        if self.one_file:
+            source, name, _ = self.pictures[0]
+            record = None if records is None else sidecar_path(Path(records) / (name if recover else self.target.name))
+            return Plan((Job(source, self.target, name, record),), 0, None)
+        jobs = []
+        for source, name, base in self.pictures:
+            ending = _output_ending(source, file_format or "png")
+            # `2023.05.01` has no ending to be replaced.
+            stem = str(Path(name).with_suffix("")) if source.suffix.lower() in PICTURE_ENDINGS else name
+            jobs.append(Job(source, base / f"{stem}{ending}", name))
+        jobs = _without_collisions(jobs)
+        if records is not None:
+            jobs = [
+                dataclasses.replace(
+                    job,
+                    record=sidecar_path(Path(records) / (job.name if recover else job.target.relative_to(self.target))),
+                )
+                for job in jobs
+            ]
+        return Plan(tuple(jobs), self.left_out, self.target, self.undone)
+
+
+def survey_inputs(inputs: Sequence[str], output: str) -> Survey:
+    """Find the pictures.
+
+    A file goes to a file, or into an existing folder (or one named with a slash at its end).
 
     Args:
         inputs: files and folders.
         output: file or folder.
-        file_format: "png", "jpg", "webp"; None: for one file from its output's ending, else png.
 
     Raises:
         InputError: an input that does not exist or cannot be read, no picture at all, or an output that is one of the
@@ -203,7 +317,7 @@ def plan_jobs(inputs: Sequence[str], output: str, *, file_format: str | None) ->
         OutputError: several pictures are to go into one file, or an output with an impossible name.
     """
     try:
-        return _plan(inputs, output, file_format)
+        return _survey(inputs, output)
     except (OSError, ValueError) as error:  # a name that is too long or holds a NUL, a folder that may not be entered
         reason = error.strerror if isinstance(error, OSError) else str(error)
         name = str(getattr(error, "filename", None) or output)
@@ -213,7 +327,7 @@ def plan_jobs(inputs: Sequence[str], output: str, *, file_format: str | None) ->
         raise InputError(f"cannot read {shown}: {reason}; check its name and permissions") from error
 
 
-def _plan(inputs: Sequence[str], output: str, file_format: str | None) -> Plan:
+def _survey(inputs: Sequence[str], output: str) -> Survey:
     if not inputs:
         raise InputError("no input given; name a picture or a folder")
     sources = [Path(text) for text in inputs]
@@ -229,66 +343,94 @@ def _plan(inputs: Sequence[str], output: str, file_format: str | None) -> Plan:
     if one_file and not target.is_dir() and not output.endswith(("/", os.sep)):
         if target.exists() and sources[0].samefile(target):
             raise InputError(f"{target} is the input itself; write to another file")
-        return Plan((Job(sources[0], target, sources[0].name),), 0, None)
+        return Survey(((sources[0], sources[0].name, target.parent),), 0, (), target, True)
     if target.exists() and not target.is_dir():
         raise OutputError(f"{target} is a file, and several pictures need a folder; name a folder with -o")
     if not target.exists() and target.suffix.lower() in PICTURE_ENDINGS and not output.endswith(("/", os.sep)):
         raise OutputError(
             f"{target} is named like a picture, and several pictures need a folder; name a folder with -o"
         )
-
-    ending = "." + {"jpeg": "jpg"}.get(file_format or "png", file_format or "png")
     folders = [source for source in sources if source.is_dir()]
-    jobs: list[Job] = []
+    found: list[tuple[Path, str, Path]] = []
+    undone: list[tuple[Path, str]] = []
     left_out = 0
     for source in sources:
         if source.is_file():
-            jobs.append(Job(source, target / (source.stem + ending), source.name))
+            found.append((source, source.name, target))
             continue
         if target.exists() and source.samefile(target):
             raise InputError(f"{target} is the input folder itself; write to another folder")
         base = target / source.resolve().name if len(folders) > 1 else target
-        for path in _walk(source, target):
-            if path.suffix.lower() not in PICTURE_ENDINGS:
-                left_out += 0 if path.name.endswith(".facezoo.json") else 1
-                continue
-            relative = path.relative_to(source)
-            jobs.append(Job(path, base / relative.with_suffix(ending), relative.as_posix()))
-    if not jobs:
-        raise InputError(f"no picture in {', '.join(map(str, sources))}; give a folder with pictures")
-    return Plan(tuple(_without_collisions(jobs, ending)), left_out, target)
+        listing = walk_folder(source, without=target)
+        found += [(source / name, name, base) for name in listing.pictures]
+        undone += [(source / item.name, item.reason) for item in listing.left_out if item.counts]
+        left_out += sum(not item.counts and not item.name.endswith(".facezoo.json") for item in listing.left_out)
+    if not found:
+        because = f" ({undone[0][0]} {undone[0][1]})" if undone else ""
+        raise InputError(f"no picture in {', '.join(map(str, sources))}{because}; give a folder with pictures")
+    return Survey(tuple(found), left_out, tuple(undone), target, False)
 
 
-def _walk(folder: Path, target: Path) -> Iterable[Path]:
-    """Files under a folder in a fixed order; hidden ones and the output folder (if it lies inside) are left out."""
-    inside = target.resolve()
-
-    def stop(error: OSError) -> None:
-        raise error  # a folder that cannot be read must not be passed over in silence
-
-    for root, names, files in os.walk(folder, onerror=stop):
-        here = Path(root)
-        names[:] = sorted(name for name in names if not name.startswith(".") and (here / name).resolve() != inside)
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield here / name
+def own_format(source: Path) -> str:
+    """Name of a picture's own format, where pictures are written in it; else "png"."""
+    try:
+        with source.open("rb") as stream:
+            entry = file_format(stream.read(HEAD_BYTES), source.name)
+    except OSError:  # whoever reads the picture says why it cannot be read
+        return "png"
+    return entry.name if entry is not None and entry.writer else "png"
 
 
-def _without_collisions(jobs: list[Job], ending: str) -> list[Job]:
+def _output_ending(source: Path, wanted: str) -> str:
+    """Ending of a picture's output, with its dot; the input's own where the format stays."""
+    entry = by_name(own_format(source) if wanted == "same" else wanted)
+    return source.suffix if wanted == "same" and source.suffix.lower() in entry.endings else entry.endings[0]
+
+
+@contextlib.contextmanager
+def one_run(folder: Path | None) -> Iterator[None]:
+    """Holds an output folder for one run at a time: two would take each other's records away.
+
+    Raises:
+        OutputError: another run is writing into it.
+    """
+    if folder is None or os.name != "posix":  # without flock only the files themselves guard against a second run
+        yield
+        return
+    import fcntl
+
+    place = folder / _LOCK
+    try:
+        stream = place.open("a")
+    except OSError as error:
+        raise OutputError(f"cannot write to the folder {folder}: {error.strerror}; choose another with -o") from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(f"another run is writing into {folder}; wait for it or choose another folder") from error
+        except OSError:  # a network share without locks
+            pass
+        if not place.exists() or not os.path.samestat(os.fstat(stream.fileno()), place.stat()):
+            raise OutputError(f"another run has just written into {folder}; run the same command again")
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
+
+
+def _without_collisions(jobs: list[Job]) -> list[Job]:
     """`a.jpg` and `a.png` of one folder would both become `a.png`: such names keep their first ending."""
-    count: dict[Path, int] = {}
-    for job in jobs:
-        count[job.target] = count.get(job.target, 0) + 1
+    count = Counter(job.target for job in jobs)
     result = [
-        dataclasses.replace(job, target=job.target.with_name(job.source.name + ending))
+        dataclasses.replace(job, target=job.target.with_name(job.source.name + job.target.suffix))
         if count[job.target] > 1
         else job
         for job in jobs
     ]
-    targets = [job.target for job in result]
-    if len(set(targets)) != len(targets):
-        double = next(path for path in targets if targets.count(path) > 1)
-        raise InputError(f"two inputs would both be written to {double}; run them into different folders")
+    double = [target for target, times in Counter(job.target for job in result).items() if times > 1]
+    if double:
+        raise InputError(f"two inputs would both be written to {double[0]}; run them into different folders")
     return result
 
 
@@ -308,52 +450,85 @@ def find_finished(job: Job, settings: Settings, model: ResolvedModel, key: Key |
     if settings.overwrite:
         return False
     if not target.exists():
-        sidecar = sidecar_path(target)
+        sidecar = job.record or sidecar_path(target)
         if sidecar.exists() and settings.write_record:
             with contextlib.suppress(RecordError):
                 # A run that was killed between the two files: the record can be made again from the input.
-                if _same_work(read_sidecar(target), job, settings, model, key):
+                if not _differences(read_record(sidecar), job, settings, model, key):
                     sidecar.unlink()
                     return False
             raise OutputError(f"{sidecar} exists already without its picture; move it away or use --overwrite")
         return False
     refusal = f"{target} exists already"
     try:
-        record = find_record(target)
+        record = _record_of(target, job.record)
     except FacezooError as error:
         raise OutputError(f"{refusal} with an unusable record ({error}); move it away or use --overwrite") from error
     if record is None:
-        raise OutputError(f"{refusal}; choose another name or use --overwrite")
-    if not _same_work(record, job, settings, model, key):
-        raise OutputError(
-            f"{refusal}, made from another input, or with another model, key or setting; use --overwrite to replace it"
-        )
+        raise OutputError(f"{refusal}, and no record says how it was made; choose another name or use --overwrite")
+    if differences := _differences(record, job, settings, model, key):
+        raise OutputError(f"{refusal}, made {' and '.join(differences)}; use --overwrite to replace it")
     if not record.belongs_to(target):
         raise OutputError(f"{refusal} and was changed since it was made; move it away or use --overwrite")
     return True
 
 
-def _same_work(record: PictureRecord, job: Job, settings: Settings, model: ResolvedModel, key: Key | None) -> bool:
+def _record_of(picture: Path, place: Path | None) -> PictureRecord | None:
+    """A picture's record: at its place where that is another than beside the picture, else as `find_record`."""
+    if place is None:
+        return find_record(picture)
+    return read_record(place) if place.exists() else read_embedded(picture)
+
+
+def _differences(
+    record: PictureRecord, job: Job, settings: Settings, model: ResolvedModel, key: Key | None
+) -> list[str]:
+    """In what the run that made a record differs from this one, as ends of a sentence; empty: in nothing."""
     run = record.options.get("run")
-    if (
-        not isinstance(run, Mapping)
-        or record.model != model.name
-        or (record.checkpoint_sha256 or "") != model.weights_sha256
-    ):
-        return False
-    if run.get("settings") != settings.fingerprint(key):
-        return False
-    if record.key_id is not None:
-        if key is None or not record.matches_key(key):
-            return False
-        tag_key: Key | None = key
-    else:
-        tag_key = None
+    if not isinstance(run, Mapping):
+        return ["by another program"]
+    if record.model != model.name:
+        return [f"with the model {record.model}"]
+    if (record.checkpoint_sha256 or "") != model.weights_sha256:
+        return [f"with other weights of {record.model}"]
+    if record.key_id is not None and (key is None or not record.matches_key(key)):
+        return ["with another key" if key is not None else "with a key"]
+    found = _other_settings(run, record, job, settings, key)
     try:
         data = job.source.read_bytes()
     except OSError:
-        return False
-    return run.get("input") == input_tag(data, tag_key)
+        return [*found, "from an input that cannot be read now"]
+    if not is_input(run.get("input"), data, key if record.key_id is not None else None):
+        found.append("from another input, or by somebody else" if record.key_id is None else "from another input")
+    return found
+
+
+def _other_settings(
+    run: Mapping[str, object], record: PictureRecord, job: Job, settings: Settings, key: Key | None
+) -> list[str]:
+    """The settings that would change this picture, each as the record has it."""
+    made = run.get("settings")
+    if isinstance(made, str):  # a record of facezoo 0.1 before the settings were kept one by one
+        return [] if made == settings.fingerprint(key) else ["with another setting"]
+    if not isinstance(made, Mapping):
+        return ["without a run's settings"]
+    second = _mapping(run.get("verify"))
+    found = []
+    for name, now in settings.described(job, key).items():
+        was = made.get(name)
+        if was == now:
+            continue
+        if name == "allow-no-face" and record.faces:
+            continue  # it decides about pictures without a face only
+        if name == "verify" and was != "off" and (now == "off" or not second.get("added")):
+            continue  # the second look found nothing, whatever was to be done about it
+        shown = (
+            was if isinstance(was, str | int) and not isinstance(was, bool) and name not in ("option", "boxes") else ""
+        )
+        negation = "without" if was in (None, False) else "with"
+        other = "another " if name in ("option", "boxes") and was is not None else ""
+        found.append(f"{negation} {other}--{name} {shown}".rstrip())
+    return found
 
 
 class RecoveryLog:
@@ -384,7 +559,7 @@ class RecoveryLog:
 
     def _work(self, job: Job) -> str:
         parts = [sha256_bytes(job.source.read_bytes()), self._settings.fingerprint(), self._settings.model]
-        sidecar = sidecar_path(job.source)
+        sidecar = job.record or sidecar_path(job.source)
         parts.append(sha256_file(sidecar) if self._settings.use_record and sidecar.is_file() else "")
         parts.append(self._settings.file_format or "")
         return self._key.tag("batch/recovered", json.dumps(parts).encode(), 16).hex()
@@ -477,6 +652,7 @@ class Processor:
                 verify=settings.verify,
                 no_face="copy" if settings.no_face == "copy" else "refuse",
                 metadata=settings.metadata,
+                max_pixels=settings.max_pixels,
                 salt=base64.b64decode(settings.salt) if settings.salt else None,
             )
         except NoFaceError as error:
@@ -484,7 +660,7 @@ class Processor:
                 return Outcome(job, "skipped", "no face was found: no output")
             raise
         if result.record is not None:
-            run = dict(_mapping(result.record.options.get("run"))) | {"settings": settings.fingerprint(self.key)}
+            run = dict(_mapping(result.record.options.get("run"))) | {"settings": settings.described(job, self.key)}
             options = {**result.record.options, "run": run}
             result = dataclasses.replace(result, record=dataclasses.replace(result.record, options=options))
         if ledger is not None:
@@ -497,8 +673,6 @@ class Processor:
             for number, face in enumerate(result.report.faces, start=1)
             for text in face.warnings
         ]
-        if anonymizer.method.reversible and job.target.suffix.lower() in (".jpg", ".jpeg") and not settings.seal:
-            warnings.append("JPEG loses part of what recovery needs: expect a weaker recovery than from a PNG")
         count = sum(not face.kept for face in result.report.faces)
         kept = len(result.report.faces) - count
         message = f"{count} face{'' if count == 1 else 's'} anonymized" + (f", {kept} kept" if kept else "")
@@ -519,16 +693,22 @@ class Processor:
 
     def _recover(self, job: Job) -> Outcome:
         settings = self.settings
-        record = find_record(job.source) if settings.use_record else None
+        record = _record_of(job.source, job.record) if settings.use_record else None
         if self.key is None:
             raise KeyMaterialError("recovery needs a key")
         from facezoo.anonymizer import recover_sealed
 
         if record is not None and record.faces and all(face.sealed for face in record.faces):
-            result = recover_sealed(job.source, self.key, record, metadata=settings.metadata)
+            result = recover_sealed(
+                job.source, self.key, record, metadata=settings.metadata, max_pixels=settings.max_pixels
+            )
         else:
             result = self._recovery_model(job, record).recover(
-                job.source, self.key, record=record if record is not None else False, metadata=settings.metadata
+                job.source,
+                self.key,
+                record=record if record is not None else False,
+                metadata=settings.metadata,
+                max_pixels=settings.max_pixels,
             )
         count = len(result.report.faces)
         fits = [face.verified is not False for face in result.report.faces]
@@ -560,13 +740,13 @@ class Processor:
 
     def _save(self, result: Result, job: Job) -> None:
         settings = self.settings
-        try:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the folder {job.target.parent}: {error.strerror}") from error
+        make_folder(job.target.parent)
+        if job.record is not None and settings.write_record and settings.task == "anonymize":
+            make_folder(job.record.parent)
         result.save(
             job.target,
             settings.overwrite,
+            record_path=job.record,
             file_format=settings.file_format,
             quality=settings.quality,
             write_record=settings.write_record,
@@ -595,17 +775,21 @@ def _mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _boxes_entry(boxes: Mapping[str, object], job: Job) -> object:
+    """What a boxes file says of a picture: by its relative path, its name, or for every picture; None: nothing."""
+    return next((boxes[name] for name in (job.name, job.source.name, "") if name in boxes), None)
+
+
 def _boxes_for(boxes: Mapping[str, object], job: Job) -> tuple[Any, Any]:
-    """Boxes and points of a picture from the boxes file: by its relative path, its name, or for every picture."""
+    """Boxes and points of a picture from the boxes file."""
     if not boxes:
         return None, None
-    for name in (job.name, job.source.name, ""):
-        if name in boxes:
-            entry = boxes[name]
-            if isinstance(entry, Mapping):
-                return entry.get("boxes"), entry.get("points")
-            return entry, None
-    raise InputError(f"the boxes file has no entry for {job.name}; add one, or leave this picture out")
+    entry = _boxes_entry(boxes, job)
+    if entry is None:
+        raise InputError(f"the boxes file has no entry for {job.name}; add one, or leave this picture out")
+    if isinstance(entry, Mapping):
+        return entry.get("boxes"), entry.get("points")
+    return entry, None
 
 
 # ------------------------------------------------------------------------------------------------------------- workers
@@ -685,7 +869,8 @@ class _Worker:
                 self._process = self._start()
             assert self._process.stdin is not None  # noqa: S101
             assert self._process.stdout is not None  # noqa: S101
-            self._process.stdin.write(json.dumps([str(job.source), str(job.target), job.name]) + "\n")
+            record = None if job.record is None else str(job.record)
+            self._process.stdin.write(json.dumps([str(job.source), str(job.target), job.name, record]) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
             status, message, lines, exit_code, faces = json.loads(line)
@@ -775,8 +960,8 @@ def worker_main() -> int:
         torch.set_num_threads(max(1, int(os.environ["OMP_NUM_THREADS"])))
     processor = Processor(settings, key)
     for text in sys.stdin:
-        source, target, name = json.loads(text)
-        outcome = processor.run(Job(Path(source), Path(target), name))
+        source, target, name, record = json.loads(text)
+        outcome = processor.run(Job(Path(source), Path(target), name, None if record is None else Path(record)))
         answer = [outcome.status, outcome.message, list(outcome.lines), outcome.exit_code, outcome.faces]
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

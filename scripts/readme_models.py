@@ -67,6 +67,21 @@ def row(results: Mapping[str, Any], usual: int, with_looks: bool) -> list[str]:
     ]
 
 
+def shared_generators(checkpoints: Path) -> list[str]:
+    """A sentence for each generator that several checkpoints hold: their rows are of one picture maker."""
+    holders: dict[str, list[str]] = {}
+    for path in sorted(checkpoints.glob("*/manifest.json")):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if digest := manifest["files"].get("generator.safetensors", {}).get("sha256"):
+            holders.setdefault(digest, []).append(f"`{manifest['name']}`")
+    return [
+        f"{', '.join(names[:-1])} and {names[-1]} paint with one and the same generator (the same file): read their "
+        "rows as one anonymizer under different keys, not as so many."
+        for names in holders.values()
+        if len(names) > 1
+    ]
+
+
 def table(all_results: Sequence[Mapping[str, Any]]) -> str:
     """The text between the marks.
 
@@ -100,6 +115,7 @@ def table(all_results: Sequence[Mapping[str, Any]]) -> str:
         "| " + " | ".join(head) + " |",
         "|---" * len(head) + "|",
         *("| " + " | ".join(row(r, first["n"], with_looks)) + " |" for r in ordered),
+        *(line for sentence in shared_generators(ROOT / "checkpoints") for line in ("", sentence)),
     ]
     return "\n".join(lines)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from pathlib import Path
 
 # Before any test imports huggingface_hub or wandb, which read these once. A test marked `network` sets its own.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")
+# The secret by which a run knows its inputs again is kept in the user's home: not in the developer's own.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="facezoo-tests-")
 # matplotlib must never look for a display.
 os.environ.setdefault("MPLBACKEND", "Agg")
 

@@ -67,7 +67,9 @@ def add_anonymize_dataset(commands: Commands) -> None:
     )
     parser.add_argument("--seal", action="store_true", help="put the originals, encrypted, into the records")
     parser.add_argument("--keep", metavar="FOLDER", help="people in these pictures are left as they are")
-    parser.add_argument("--metadata", choices=("drop", "keep-safe"), default="drop", help="as in anonymize")
+    parser.add_argument(
+        "--metadata", choices=("drop", "keep-safe", "keep-place"), default="drop", help="as in anonymize"
+    )
     parser.add_argument(
         "--format", choices=("png", "jpg", "webp"), default="png", help="of the pictures (default: png)"
     )

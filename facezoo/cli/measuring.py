@@ -15,7 +15,8 @@ def add_evaluate(commands: Commands) -> None:
         "evaluate",
         "measure a model: privacy, recovery, picture quality",
         "  facezoo evaluate identity_rotation --data packed/evaluation.safetensors -o results/\n"
-        "  facezoo evaluate gaussian_blur --data packed/evaluation.safetensors -o new/ --judge dlib --judge my.onnx",
+        "  facezoo evaluate gaussian_blur --data packed/evaluation.safetensors -o new/ --judge dlib --judge my.onnx\n"
+        "  facezoo evaluate identity_rotation --data packed/evaluation.safetensors -o results/ --pairs lfw_pairs.csv",
         " An ONNX judge has its preprocessing in a yaml file of the same name beside it (docs/measuring.md). A judge\n"
         "that is the method's own identity encoder is marked with a star.",
     )
@@ -23,7 +24,13 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument("--data", required=True, metavar="FILE", help="packed set of the evaluation split")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where evaluation.json and .md go")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the method")
-    parser.add_argument("--limit", type=positive, metavar="N", help="use N faces only, drawn with the seed")
+    parser.add_argument("--limit", type=positive, metavar="N", help="use N faces (or pairs) only, drawn with the seed")
+    parser.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help="csv with the columns a, b (names of pictures) and same (1 or 0), such as LFW's pairs: how often a "
+        "picture and the other one, anonymized, are taken for one person; writes pairs.json and pairs.md instead",
+    )
     parser.add_argument(
         "--judge",
         action="append",
@@ -65,6 +72,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     options = parse_options(resolve_model(arguments.model).method, arguments.option) if arguments.option else {}
     evaluation = import_part("facezoo.evaluate", "evaluation", "eval")
+    if arguments.pairs is not None:
+        verification = import_part("facezoo.evaluate.pairs", "evaluation", "eval")
+        told = verification.run_pairs(
+            arguments.model,
+            arguments.data,
+            arguments.pairs,
+            arguments.output,
+            settings=evaluation.EvaluationSettings(judges=tuple(arguments.judge), limit=arguments.limit),
+            options=options,
+            overwrite=arguments.overwrite,
+        )
+        print(verification.pairs_report(told))
+        return 0
     result = evaluation.run_evaluation(
         arguments.model,
         arguments.data,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from facezoo.cli.common import Commands, add_command, output_folder, parse_options, positive, print_error, quality
 from facezoo.errors import FacezooError, InputError, OutputError
+from facezoo.files import check_output
 from facezoo.tags import printable
 
 if TYPE_CHECKING:
@@ -54,14 +55,30 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.add_argument(
-        "--format", choices=("png", "jpg", "webp"), help="output format (default: from the ending, else png: lossless)"
+        "--format",
+        choices=("png", "jpg", "webp", "same"),
+        help="output format; same: each picture's own, where it is written, else png. Default: from the output's "
+        "ending; in folders png for what is to be recovered, same for the rest",
     )
-    parser.add_argument("--quality", type=quality, default=95, help="of jpg and webp, 1 to 100 (default: 95)")
+    parser.add_argument("--quality", type=quality, default=95, help="of jpg, avif and webp, 1 to 100 (default: 95)")
     parser.add_argument(
         "--metadata",
-        choices=("drop", "keep-safe"),
+        choices=("drop", "keep-safe", "keep-place"),
         default="drop",
-        help="what becomes of EXIF: drop it, or keep the fields that show neither place nor face (default: drop)",
+        help="what becomes of EXIF: drop it (default); keep the fields that show neither place nor face; or, for "
+        "mapping, also keep the place: GPS and the photo-sphere fields",
+    )
+    parser.add_argument(
+        "--max-megapixels",
+        type=positive,
+        default=250,
+        metavar="N",
+        help="refuse bigger pictures (default: 250). Each million pixels takes about 20 MB of memory",
+    )
+    parser.add_argument(
+        "--records",
+        metavar="FOLDER",
+        help="where the records FILE.facezoo.json lie, instead of beside the anonymized pictures",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print errors only")
 
@@ -77,8 +94,10 @@ def add_anonymize(commands: Commands) -> None:
         "  facezoo anonymize a.jpg -o b.png --model sdn --attribute smiling=yes --attribute hair=blond\n"
         "  facezoo anonymize group.jpg -o anon.png --model pixelation --option block=30 --seal --key-file my.key\n"
         "  pass show photos | facezoo anonymize a.jpg b.jpg -o out/ --model identity_rotation --key-file -",
-        " Beside each output a record FILE.facezoo.json is written, which recovery uses. When a face cannot be "
-        "anonymized, nothing is written for that picture. A folder's run can be repeated: what is finished is left.",
+        " Beside each output a record FILE.facezoo.json is written, which recovery uses (--records FOLDER: elsewhere). "
+        "When a face cannot be anonymized, nothing is written for that picture. Whatever in a folder may show a face "
+        "and is not done (a video, say) is named, and the exit code says so. A folder's run can be repeated: what is "
+        "finished is left.",
     )
     _add_files(parser)
     parser.add_argument("--model", required=True, metavar="NAME", help="see 'facezoo list'; or a folder, or org/name")
@@ -153,15 +172,16 @@ def add_recover(commands: Commands) -> None:
 
 
 def _anonymize(arguments: argparse.Namespace) -> int:
-
-    from facezoo.batch import Settings, find_finished, plan_jobs
+    from facezoo.batch import Settings, find_finished, survey_inputs
     from facezoo.hub.manifest import resolve_model
     from facezoo.keys import new_salt
     from facezoo.registry import require_anonymizer
 
-    plan = plan_jobs(arguments.inputs, arguments.output, file_format=arguments.format)
+    survey = survey_inputs(arguments.inputs, arguments.output)
     model = resolve_model(arguments.model, revision=arguments.revision)
     info = require_anonymizer(model.method, model.name)
+    kept = not survey.one_file and not info.reversible and not arguments.seal and not arguments.embed_record
+    plan = survey.plan(arguments.format or ("same" if kept else None), records=arguments.records)
     if arguments.epsilon is not None:
         arguments.option.append(f"epsilon={arguments.epsilon}")
     options = _with_attributes(model.method, parse_options(model.method, arguments.option), arguments.attribute)
@@ -172,6 +192,7 @@ def _anonymize(arguments: argparse.Namespace) -> int:
         _check_single(plan.jobs[0], arguments.format, embed=arguments.embed_record)
     elif arguments.embed_record and (arguments.format or "png") != "png":
         raise InputError("only a PNG can carry its record: use --format png, or leave out --embed-record")
+    _check_records(arguments.records, arguments.no_record)
     if arguments.seal and arguments.no_record and not arguments.embed_record:
         raise InputError("--seal puts the originals into the record: leave out --no-record, or add --embed-record")
     ledger, budget = _parse_budget(arguments, plan)
@@ -193,7 +214,8 @@ def _anonymize(arguments: argparse.Namespace) -> int:
         verify=arguments.verify,
         no_face=arguments.allow_no_face or "refuse",
         metadata=arguments.metadata,
-        file_format=arguments.format or ("png" if plan.to_folder else None),
+        file_format=None if arguments.format == "same" else arguments.format,
+        max_pixels=arguments.max_megapixels * 1_000_000,
         quality=arguments.quality,
         embed=arguments.embed_record,
         write_record=not arguments.no_record,
@@ -209,10 +231,31 @@ def _anonymize(arguments: argparse.Namespace) -> int:
 
     if plan.left_out:
         _note(arguments, f"files that are no pictures were left out: {plan.left_out}")
+    if info.reversible and not arguments.seal:
+        _warn_of_lossy(plan, arguments.quality)
     code = _run(arguments, settings, plan, key, finished)
     if code == 0 or plan.to_folder:
         _warn_of_measured_weakness(model)
     return code
+
+
+def _check_records(records: str | None, no_record: bool) -> None:
+    if records is not None and no_record:
+        raise InputError("--records says where records are written and --no-record that none are; leave one out")
+
+
+def _warn_of_lossy(plan: Plan, quality: int) -> None:
+    """One line for all pictures whose format loses what a reversible model hides."""
+    from facezoo.batch import is_lossy
+
+    lossy = sum(is_lossy(job.target.suffix, quality) for job in plan.jobs)
+    if lossy:
+        what = f"{lossy} of {len(plan.jobs)} outputs are" if plan.to_folder else f"{plan.jobs[0].target} is"
+        print(
+            f"facezoo: warning: {what} JPEG, WebP or AVIF, which loses part of what recovery needs: expect a weaker "
+            "recovery than from --format png, or use --seal",
+            file=sys.stderr,
+        )
 
 
 def _warn_of_measured_weakness(model: ResolvedModel) -> None:
@@ -230,11 +273,13 @@ def _warn_of_measured_weakness(model: ResolvedModel) -> None:
 
 
 def _recover(arguments: argparse.Namespace) -> int:
-    from facezoo.batch import RecoveryLog, Settings, plan_jobs
+    from facezoo.batch import RecoveryLog, Settings, survey_inputs
     from facezoo.hub.manifest import resolve_model
     from facezoo.registry import require_anonymizer
 
-    plan = plan_jobs(arguments.inputs, arguments.output, file_format=arguments.format)
+    survey = survey_inputs(arguments.inputs, arguments.output)
+    plan = survey.plan(arguments.format, records=arguments.records, recover=True)
+    _check_records(arguments.records, arguments.no_record)
     if arguments.model is not None:
         model = resolve_model(arguments.model, revision=arguments.revision)
         require_anonymizer(model.method, model.name)
@@ -256,7 +301,8 @@ def _recover(arguments: argparse.Namespace) -> int:
         detector=arguments.detector,
         device=arguments.device,
         metadata=arguments.metadata,
-        file_format=arguments.format or ("png" if plan.to_folder else None),
+        file_format=None if arguments.format == "same" else arguments.format,
+        max_pixels=arguments.max_megapixels * 1_000_000,
         quality=arguments.quality,
         write_record=False,
         use_record=not arguments.no_record,
@@ -281,23 +327,15 @@ def _recover(arguments: argparse.Namespace) -> int:
 
 def _check_single(job: Job, file_format: str | None, *, embed: bool) -> None:
     """Refuse an output of one picture before a model is loaded for it."""
-    endings = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
-    kind = endings.get(job.target.suffix.lower())
-    if kind is None and file_format is None:
-        raise InputError(
-            f"{job.target}: cannot tell the format from the ending {job.target.suffix!r}; use .png, .jpg or .webp"
-        )
-    if kind is not None and file_format is not None and kind != file_format:
-        raise InputError(f"{job.target} ends in {job.target.suffix} but --format says {file_format}; make them agree")
-    if embed and (file_format or kind) != "png":
+    from facezoo.batch import own_format
+    from facezoo.images.formats import output_format
+
+    kind = output_format(job.target, own_format(job.source) if file_format == "same" else file_format)
+    if embed and kind != "png":
         raise InputError("only a PNG can carry its record: save as .png, or leave out --embed-record")
     if job.target.is_dir():
         raise OutputError(f"cannot write {job.target}: it is a folder; give a file name")
-    parent = job.target.parent
-    if not parent.is_dir():
-        raise OutputError(f"cannot write {job.target}: the folder {parent} does not exist; make the folder first")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputError(f"cannot write {job.target}: permission denied; choose a folder you may write to")
+    check_output(job.target, overwrite=True, make_parents=True)
 
 
 def _run(
@@ -309,32 +347,33 @@ def _run(
     note: Callable[[Outcome], None] | None = None,
 ) -> int:
     """Do what is not finished yet, show progress, list failures at the end."""
-    from facezoo.batch import Outcome, run_jobs
+    from facezoo.batch import Job, Outcome, one_run, run_jobs
 
     jobs, to_folder = plan.jobs, plan.to_folder
     waiting: list[Job] = []
-    outcomes: list[Outcome] = []
-    for job in jobs:
-        try:
-            if finished(job):
-                outcomes.append(Outcome(job, "finished", "finished by an earlier run"))
-            else:
-                waiting.append(job)
-        except FacezooError as error:
-            if not to_folder:
-                raise
-            outcomes.append(Outcome(job, "failed", str(error), exit_code=error.exit_code))
-    with (
-        output_folder(plan.folder),
-        _progress(len(jobs), len(outcomes), arguments.quiet or not to_folder) as advance,
-    ):
+    outcomes = [
+        Outcome(Job(path, path, path.name), "failed", reason, exit_code=InputError.exit_code)
+        for path, reason in plan.undone
+    ]
+    with output_folder(plan.folder), one_run(plan.folder):
+        for job in jobs:
+            try:
+                if finished(job):
+                    outcomes.append(Outcome(job, "finished", "finished by an earlier run"))
+                else:
+                    waiting.append(job)
+            except FacezooError as error:
+                if not to_folder:
+                    raise
+                outcomes.append(Outcome(job, "failed", str(error), exit_code=error.exit_code))
+        with _progress(len(waiting) + len(outcomes), len(outcomes), arguments.quiet or not to_folder) as advance:
 
-        def report(outcome: Outcome) -> None:
-            if note is not None:
-                note(outcome)
-            advance(outcome)
+            def report(outcome: Outcome) -> None:
+                if note is not None:
+                    note(outcome)
+                advance(outcome)
 
-        outcomes += run_jobs(waiting, settings, key, workers=arguments.workers, report=report)
+            outcomes += run_jobs(waiting, settings, key, workers=arguments.workers, report=report)
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
 
     if not to_folder:
@@ -371,7 +410,10 @@ def _run(
         print(printable(f"facezoo: failed: {outcome.job.source}: {message}"), file=sys.stderr)
     if not failed:
         return 0
-    print_error(f"{len(failed)} of {len(outcomes)} pictures failed (listed above); nothing was written for them")
+    undone = f", {len(plan.undone)} of them files that are not read" if plan.undone else ""
+    print_error(
+        f"{len(failed)} of {len(outcomes)} pictures failed{undone} (listed above); nothing was written for them"
+    )
     codes = {outcome.exit_code for outcome in failed}
     return codes.pop() if len(codes) == 1 else 1
 

@@ -7,13 +7,14 @@ import os
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from facezoo.data.packed import PackedFaces
 from facezoo.data.shards import add_arrays, open_faces
+from facezoo.errors import InputError
 
-__all__ = ["embeddings_of", "ensure_embeddings"]
+__all__ = ["check_identity_dim", "embeddings_of", "ensure_embeddings"]
 
 _BATCH = 32
 
@@ -57,3 +58,21 @@ def ensure_embeddings(
         add_arrays(path, {field: vectors})
         faces = open_faces(path)
     return faces
+
+
+def check_identity_dim(vectors: Tensor, dim: int, name: str) -> None:
+    """Refuses a configuration whose identity vectors have another length than its recogniser gives.
+
+    Args:
+        vectors: ``(N, D)``, of the set.
+        dim: ``config.identity_dim``.
+        name: ``config.recogniser``.
+
+    Raises:
+        InputError: D is not ``dim``.
+    """
+    if vectors.shape[1] != dim:
+        raise InputError(
+            f"config.identity_dim is {dim}, but the vectors of {name!r} have {vectors.shape[1]} numbers: set "
+            f"config.identity_dim={vectors.shape[1]}, or name another config.recogniser"
+        )

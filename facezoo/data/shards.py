@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facezoo.data.packed import PackedFaces, rewrite_packed, stream_to, write_packed
-from facezoo.data.tars import PICTURES, read_samples
+from facezoo.data.tars import read_samples
 from facezoo.errors import InputError, OutputError
 from facezoo.files import check_output
 
@@ -362,7 +362,7 @@ def index_shards(folder: str | os.PathLike[str], *, source: str = "", overwrite:
         index.names.append(path.name)
         index.lengths.append(path.stat().st_size)
     if not index.rows:
-        raise InputError(f"the tar files of {target} hold no picture ({', '.join(PICTURES)})")
+        raise InputError(f"the tar files of {target} hold no picture (.npy, .png, .jpg, ...)")
     files = [str(fact["file"]) for fact in facts]
     identities = [str(fact.get("identity", fact["file"])) for fact in facts]
     index.write(target, identities, files, _label_arrays(facts), {"source": source}, overwrite)
@@ -404,7 +404,7 @@ def _facts(faces: PackedFaces, position: int) -> bytes:
 
 def _samples(stream: IO[bytes]) -> Iterator[tuple[str, bytes, int, dict[str, Any]]]:
     """(name, bytes, offset, facts) of the pictures of a tar file."""
-    for sample in read_samples(stream):
+    for sample in read_samples(stream, fields=True):
         picture, facts = sample.picture(), sample.members.get(".json")
         if picture is None:
             continue

@@ -502,6 +502,15 @@ def encode_picture(picture: Picture, format: str | None = None, quality: int = 9
     return buffer.getvalue()
 
 
+def gray_pixels(pixels: ByteArray) -> ByteArray:
+    """The luminance in all three channels, so that a gray picture stays one; gray pixels stay as they are.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+    """
+    return np.repeat(np.asarray(Image.fromarray(pixels).convert("L"))[..., None], 3, axis=2)
+
+
 def _written_format(picture: Picture, wanted: str | None) -> FileFormat:
     if wanted is None:
         return by_name(picture.format if picture.format in WRITTEN_ENDINGS.values() else "png")

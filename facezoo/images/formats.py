@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, Literal
 
+from facezoo.errors import InputError
+
 __all__ = [
     "FORMATS",
     "FileFormat",
@@ -25,6 +27,7 @@ __all__ = [
     "format_of_ending",
     "is_text",
     "missing_reader",
+    "output_format",
     "pillow_readers",
     "writer_name",
 ]
@@ -149,6 +152,35 @@ def format_of_ending(name: str) -> FileFormat | None:
 def writer_name(ending: str) -> str | None:
     """Name of the format that is written to files with this ending (".jpg"), or None."""
     return WRITTEN_ENDINGS.get(ending.lower())
+
+
+def output_format(path: PurePath, wanted: str | None) -> str:
+    """Name of the format of an output, from what was asked for or from the ending.
+
+    Args:
+        path: the output.
+        wanted: "png", "jpg", "webp" or another name of a written format; None: as the ending says.
+
+    Raises:
+        InputError: an unknown ending or format, or the two contradict each other.
+    """
+    ending = writer_name(path.suffix)
+    if wanted is None:
+        if ending is None:
+            raise InputError(
+                f"{path}: cannot tell the format from the ending {path.suffix!r}; use .png, .jpg, .webp, .avif, .tif "
+                "or .bmp"
+            )
+        return ending
+    try:
+        entry = by_name(wanted)
+    except KeyError:
+        entry = None
+    if entry is None or not entry.writer:
+        raise InputError(f"unknown output format {wanted!r}; choose png, jpg or webp")
+    if ending is not None and ending != entry.name:
+        raise InputError(f"{path} ends in {path.suffix} but the format asked for is {wanted}; make them agree")
+    return entry.name
 
 
 def pillow_readers(known: Iterable[str]) -> list[str]:

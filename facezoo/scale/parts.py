@@ -34,6 +34,7 @@ from facezoo.batch import Settings
 from facezoo.data.tars import read_samples
 from facezoo.errors import CheckpointError, FacezooError, InputError, KeyMaterialError, NoFaceError, OutputError
 from facezoo.files import atomic_write
+from facezoo.images.formats import HEAD_BYTES, file_format
 
 if TYPE_CHECKING:
     from facezoo.anonymizer import Anonymizer
@@ -53,6 +54,7 @@ _ATTEMPTS: Final = 3
 """A picture whose process died this often while it was worked on is given up, or it would end process after process."""
 _ATTEMPT: Final = "attempt\n"
 """Line of the journal that begins an attempt at a part; the lines after it are the pictures begun."""
+_COMPRESSED: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _READ_ROWS: Final = 16
 """Rows of a parquet file held in memory at a time."""
 
@@ -142,12 +144,14 @@ class Item:
         name: Tar: the sample's name. Parquet: "".
         data: The encoded picture; None where there is none.
         kept: What is copied: values of columns, or bytes of members.
+        problem: Why there is no picture, where that is known.
     """
 
     row: int
     name: str
     data: bytes | None
     kept: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path], Kind]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix in (".parquet", ".tar") and p.is_file())
+            found += _in_folder(path)
         elif path.is_file():
             found.append(path)
         else:
@@ -200,6 +204,14 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[Path], Kind]:
     if len({path.resolve() for path in found}) != len(found):
         raise InputError("an input file is named twice")
     return [path.resolve() for path in found], "parquet" if kinds == {".parquet"} else "tar"
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """The data files below a folder; what is compressed would be left out, and is refused."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if packed := [path for path in files if path.name.lower().endswith(_COMPRESSED)]:
+        raise InputError(f"{packed[0]} is compressed, and parts of it cannot be read on their own; unpack it to .tar")
+    return [path for path in files if path.suffix in (".parquet", ".tar")]
 
 
 def plan_run(run: Run, inputs: Sequence[Path], fingerprint: str, part_pictures: int) -> tuple[Run, list[Part]]:
@@ -290,8 +302,15 @@ def _cut_tar(path: Path, run: Run, part_pictures: int) -> Iterator[tuple[int, in
             starts = [sample.start for sample in read_samples(stream, contents=False)]
     except (OSError, tarfile.TarError) as error:
         raise InputError(f"{path} is not a plain tar file, or is damaged ({error})") from error
-    for row in range(0, len(starts), part_pictures):
-        yield starts[row], row, min(part_pictures, len(starts) - row)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    row = 0
+    while row < len(starts):
+        end = min(row + part_pictures, len(starts))
+        while end < len(starts) and starts[end] == starts[end - 1]:  # samples whose members are mixed stay together
+            end += 1
+        yield starts[row], row, end - row
+        row = end
 
 
 def _open_parquet(path: Path) -> Any:
@@ -449,7 +468,7 @@ class PartWorker:
     def _anonymize(self, item: Item) -> tuple[bytes, str, int]:
         settings = self.run.settings
         if not item.data:
-            raise InputError("there is no picture")
+            raise InputError(item.problem or "there is no picture")
         result = self._anonymizer.anonymize(
             item.data,
             self._key,
@@ -541,11 +560,13 @@ def _tar_items(path: Path, part: Part, run: Run) -> Iterator[Item]:
                 return
             endings = {f".{name.lstrip('.').lower()}" for name in run.keep_columns}
             kept = {key: member.data for key, member in sample.members.items() if key in endings}
+            problem = ""
             try:
                 picture = sample.picture()
-            except InputError:
-                picture = None
-            yield Item(part.row + number, sample.name, picture.data if picture is not None else None, kept)
+            except InputError as error:
+                picture, problem = None, str(error)
+            data = picture.data if picture is not None else None
+            yield Item(part.row + number, sample.name, data, kept, problem)
 
 
 class _Writer(contextlib.AbstractContextManager["_Writer"]):
@@ -602,8 +623,9 @@ class _TarWriter(_Writer):
 
     def add(self, part: Part, item: Item, data: bytes, record: str) -> None:
         """Adds one, and its record and kept members beside it."""
-        ending = {b"\x89P": "png", b"\xff\xd8": "jpg"}.get(data[:2], "webp")
-        self._add(f"{item.name}.{ending}", data)
+        entry = file_format(data[:HEAD_BYTES])
+        assert entry is not None  # noqa: S101 (it was written here)
+        self._add(f"{item.name}{entry.endings[0]}", data)
         if record:
             self._add(f"{item.name}.facezoo.json", record.encode())
         for key, value in item.kept.items():

@@ -57,7 +57,7 @@ def test_folder_is_mirrored_and_resumed(cli, album, tmp_path):
     first = cli("anonymize", album, "-o", out, *BLUR)
     assert first.code == 0, first.err
     assert "no pictures were left out: 1" in first.err
-    expected = ["a.png", "a.png.facezoo.json", "trip/b.png", "trip/b.png.facezoo.json"]
+    expected = ["a.png", "a.png.facezoo.json", "trip/b.jpg", "trip/b.jpg.facezoo.json"]
     assert files_under(out) == expected
     stamps = {name: (out / name).stat().st_mtime_ns for name in expected}
 
@@ -67,7 +67,7 @@ def test_folder_is_mirrored_and_resumed(cli, album, tmp_path):
     assert stamps == {name: (out / name).stat().st_mtime_ns for name in expected}
 
     # One is lost, and the run is repeated: only that one is made again.
-    (out / "trip" / "b.png").unlink()
+    (out / "trip" / "b.jpg").unlink()
     third = cli("anonymize", album, "-o", out, *BLUR)
     assert third.code == 0, third.err
     assert files_under(out) == expected
@@ -81,7 +81,7 @@ def test_folder_is_mirrored_and_resumed(cli, album, tmp_path):
     changed = cli("anonymize", album, "-o", out, *BLUR)
     assert changed.code == 7
     assert "a.png" in changed.err
-    assert "b.png" not in changed.err
+    assert "b.jpg" not in changed.err
     assert (out / "a.png").stat().st_mtime_ns == stamps["a.png"]
 
 
@@ -94,7 +94,7 @@ def test_failures_of_a_folder_are_listed_and_leave_nothing(cli, album, empty_sce
     assert "broken.png" in run.err
     assert "ramp.png" in run.err
     assert "2 of 4 pictures failed" in run.err
-    assert [name for name in files_under(out) if name.endswith(".png")] == ["a.png", "trip/b.png"]
+    assert [name for name in files_under(out) if not name.endswith(".json")] == ["a.png", "trip/b.jpg"]
     assert not any("broken" in name or "ramp" in name or "tmp" in name for name in files_under(out))
 
 
@@ -116,6 +116,9 @@ def test_same_names_do_not_collide(cli, tmp_path):
     portrait("obama.jpg").save(folder / "a.jpg")
     out = tmp_path / "out"
     assert cli("anonymize", folder, "-o", out, *BLUR, "--no-record").code == 0
+    assert files_under(out) == ["a.jpg", "a.png"]
+    out = tmp_path / "png"
+    assert cli("anonymize", folder, "-o", out, *BLUR, "--no-record", "--format", "png").code == 0
     assert files_under(out) == ["a.jpg.png", "a.png.png"]
 
 
@@ -255,7 +258,7 @@ def test_recovery_of_a_folder_can_be_repeated(cli, album, tiny_model, key_file, 
     changed = cli("recover", anon, "-o", back, *args)
     assert changed.code == 7
     assert "a.png" in changed.err
-    assert "b.png" not in changed.err
+    assert "b.jpg" not in changed.err
     assert not any(line.count("train") for line in (back / ".facezoo-recovered.jsonl").read_text().splitlines())
 
 

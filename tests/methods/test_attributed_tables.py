@@ -63,9 +63,16 @@ def test_the_tables_of_an_untrained_model(tables, tmp_path: Path, monkeypatch):
     }
     assert all(row["met"]["n"] == 2 for row in result["requests"].values())
     assert result["cost"]["multiply_adds"]["hide"] > 0 < result["cost"]["seconds_a_face"]["recover"]
+    alone = result["network_alone"]
+    assert alone["n"] == 2
+    for name in ("one_bit", "all_bits", "another_source", "recovered", "recovered_all_wrong"):
+        assert alone[name]["distance"]["n"] == 2
+    assert 0 < alone["own_change"]["value"] < 255
     text = (tmp_path / "out" / "tables.md").read_text()
     assert "| one bit apart: pairs below .4 | 2 of 24 |" in text
     assert "Not the same data" in text
+    assert "| same source, all bits flipped |" in text
+    assert "| recovered: LPIPS | .069 (SDN's table 2) |" in text
     assert text.count("0.900 (0.500)") == 8
 
     monkeypatch.setattr(sys, "argv", ["tables", "gaussian_blur", *arguments[2:]])

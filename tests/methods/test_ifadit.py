@@ -832,6 +832,16 @@ class TestMethod:
             IFadit.from_checkpoint(tmp_path, {"config": TINY, "files": {}})
 
 
+def test_what_the_recogniser_gives_must_fit(tmp_path, monkeypatch):
+    """The defaults are the paper's 512 numbers: no recogniser of 128 may go with them by default, and none at all."""
+    with pytest.raises(InputError, match=r"config\.recogniser must name"):
+        IFaditTraining({})
+    monkeypatch.setattr(training, "load_recogniser", lambda name: FewConvolutions())
+    recipe = recipe_of(tmp_path, identity_dim=64)
+    with pytest.raises(InputError, match="identity_dim is 64, but the vectors of 'sface' have 128 numbers"):
+        train(recipe, output=tmp_path / "run", accelerator="cpu")
+
+
 def test_recipes_of_the_paper_say_what_the_paper_says():
     recipe = load_recipe("ifadit/celebahq256_paper")
     c = IFaditConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in recipe.config.items()})
@@ -847,6 +857,9 @@ def test_recipes_of_the_paper_say_what_the_paper_says():
     assert c.changed_weights == (0.01, 0.1, 0.1, 0.01)
     assert (c.flow_sphere, c.masked, c.swap_share, c.attribute_grid, c.lambda_compensate) == (False, False, 0, 0, 0)
     assert c.generated_share == 1
+    # The README's starred deviations are off here: none of them may stand on a default.
+    assert (c.key_whitening, c.adapt_batches, c.swap_random, c.code_channels) == ("never", 0, 0, 0)
+    assert "key_whitening" in recipe.config
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from facezoo.core import saved_file
 from facezoo.core.batches import PackedBatches
 from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, PhasedModule, Side
-from facezoo.data.embeddings import ensure_embeddings
+from facezoo.data.embeddings import check_identity_dim, ensure_embeddings
 from facezoo.methods.identity_rotation import losses
 from facezoo.methods.identity_rotation.config import IdentityRotationConfig
 from facezoo.methods.identity_rotation.model import IdentityRotationNetworks
@@ -92,8 +92,13 @@ class IdentityRotationTraining(PhasedModule):
             ensure_embeddings(path, self.config.recogniser, self.recogniser, device)
 
     def setup_data(self, data: PackedBatches) -> None:
-        """Takes the identity vectors: source of foreign identities and of their distribution."""
+        """Takes the identity vectors: source of foreign identities and of their distribution.
+
+        Raises:
+            InputError: vectors of another length than ``identity_dim``.
+        """
         self._identities = functional.normalize(torch.from_numpy(data.all(self.embedding_field)), dim=-1)
+        check_identity_dim(self._identities, self.config.identity_dim, self.config.recogniser)
         self.model.identity_distribution.fit(self._identities)
         if isinstance(self.model.painter, LinearPainter):
             self.model.painter.fit(self._painter_batches(data))

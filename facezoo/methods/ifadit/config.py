@@ -13,8 +13,10 @@ from facezoo.nets.stylegan2.config import StyleGAN2Config
 class IFaditConfig(ConcealConfig):
     """Plain numbers only, so that checkpoints load with ``weights_only=True``. "Paper" is Yuan et al., iFADIT.
 
-    The defaults are the paper's where it gives a number. What is marked "ours" is 0 or off by default. So is the code
-    that pictures may carry (``ConcealConfig``): none unless ``code_channels`` is above 0.
+    The defaults are the paper's where it gives a number, so that training needs the files of the paper's networks too:
+    ``generator``, ``recogniser`` and ``parser`` must be named, or the parser's weights set to 0. What is marked "ours"
+    is 0 or off by default, but for ``key_whitening``. So is the code that pictures may carry (``ConcealConfig``): none
+    unless ``code_channels`` is above 0.
 
     Attributes:
         size: Side of the aligned crop in pixels (paper: 256).
@@ -30,7 +32,8 @@ class IFaditConfig(ConcealConfig):
         channel_base: Its channels (StyleGAN2: 32768).
         channel_max: Its channels, at most (StyleGAN2: 512).
 
-        recogniser: Frozen identity encoder E_ID, a name or path for ``load_recogniser`` (paper: ArcFace).
+        recogniser: Frozen identity encoder E_ID, a name or path for ``load_recogniser`` (paper: ArcFace). No default:
+            what fits the paper's ``identity_dim`` is a file of the user's own.
         identity_dim: Length of its vectors (paper: 512; SFace: 128).
         encoder_widths: Channels of the attribute encoder's four stages (pSp: 64, 128, 256, 512).
         encoder_blocks: Residual blocks of each stage (pSp: 3, 4, 14, 3).
@@ -119,7 +122,7 @@ class IFaditConfig(ConcealConfig):
     channel_base: int = 32768
     channel_max: int = 512
 
-    recogniser: str = "sface"
+    recogniser: str = ""
     identity_dim: int = 512
     encoder_widths: tuple[int, ...] = (64, 128, 256, 512)
     encoder_blocks: tuple[int, ...] = (3, 4, 14, 3)

@@ -28,7 +28,8 @@ from facezoo.core import saved_file
 from facezoo.core.batches import PackedBatches
 from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, PhasedModule, Side
-from facezoo.data.embeddings import ensure_embeddings
+from facezoo.data.embeddings import check_identity_dim, ensure_embeddings
+from facezoo.errors import InputError
 from facezoo.methods.ifadit import losses
 from facezoo.methods.ifadit.config import IFaditConfig
 from facezoo.methods.ifadit.frozen import UNTRAINED, LossNetworks, load_generator, load_loss_networks
@@ -50,7 +51,7 @@ class IFaditTraining(PhasedModule):
         seed: Seed of weights and of every random draw.
 
     Raises:
-        InputError: Unknown key or wrong type in ``config``.
+        InputError: Unknown key or wrong type in ``config``, or no recogniser.
     """
 
     trained_further: Mapping[str, Any] = {"generator": UNTRAINED}  # the model has it; its folder may be elsewhere
@@ -61,6 +62,11 @@ class IFaditTraining(PhasedModule):
         self.config = build_strict(IFaditConfig, config, "config")
         self.seed = seed
         c = self.config
+        if not c.recogniser:
+            raise InputError(
+                "config.recogniser must name the identity encoder: a weight file (the paper's ArcFace gives 512 "
+                "numbers), or sface with config.identity_dim=128"
+            )
         # A recogniser may be given by its path; the field in the packed file is then named by the file.
         self.embedding_field = f"embedding_{Path(c.recogniser).stem}"
         self.data_fields = (self.embedding_field,)
@@ -108,9 +114,14 @@ class IFaditTraining(PhasedModule):
             ensure_embeddings(path, Path(self.config.recogniser).stem, self.recogniser, device)
 
     def setup_data(self, data: PackedBatches) -> None:
-        """Takes the identity vectors, source of foreign identities, and fits the whitening of keys."""
+        """Takes the identity vectors, source of foreign identities, and fits the whitening of keys.
+
+        Raises:
+            InputError: vectors of another length than ``identity_dim``.
+        """
         c = self.config
         self._identities = functional.normalize(torch.from_numpy(data.all(self.embedding_field)), dim=-1)
+        check_identity_dim(self._identities, c.identity_dim, c.recogniser)
         figures = fit_whitening(
             self.model.key_whitening,
             self.model.generator.mapping,

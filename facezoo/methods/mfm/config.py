@@ -46,7 +46,7 @@ class MfMConfig(AttributedConfig):
     lambda_domain: float = 20.0
     keep_share: float = 1.0
     variants_every: int = 1
-    lambda_acceptability: float = 0.1
+    lambda_acceptability: float = 0.5
     lambda_recovery: float = 0.02
     adversarial: Literal["hinge", "log"] = "hinge"
 
