@@ -18,7 +18,8 @@ class FacePainterConfig:
         shape_traits: directions of the shape that belong to the person and are exchanged.
         texture_traits: directions of the texture that belong to the person beyond its identity vector.
         varying: directions of the texture that differ between pictures of one person and are no traits.
-        details: directions of the texture that only a recovery uses.
+        details: further directions of the texture.
+        personal_details: how many of them are given to strangers; only a recovery uses the others.
         trait_limit: traits are cut to this many deviations: a pair of glasses must not become a person's skin.
         keep_eyes: how much of the inside of the eyes is taken from the picture, 0 to 1: gaze is what a face does, and
             a little of who it is.
@@ -37,8 +38,9 @@ class FacePainterConfig:
     expressions: int = 20
     shape_traits: int = 16
     texture_traits: int = 48
-    varying: int = 12
+    varying: int = 16
     details: int = 120
+    personal_details: int = 72
     trait_limit: float = 2.0
     keep_eyes: float = 0.5
     keep_mouth: float = 1.0

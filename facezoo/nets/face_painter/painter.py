@@ -122,7 +122,7 @@ class Turns:
     Attributes:
         identity: ``(D, D)``, of the whitened identity vector.
         own: ``(T, T)``.
-        details: ``(M, M)``.
+        details: ``(P, P)``, of the personal ones.
     """
 
     identity: Tensor
@@ -142,7 +142,7 @@ class Turns:
         return cls(
             plane_rotation(draw("identity", c.identity_dim), degrees),
             plane_rotation(draw("traits", c.traits), 90.0),
-            plane_rotation(draw("details", c.details), 90.0),
+            plane_rotation(draw("details", c.personal_details), 90.0),
         )
 
     def inverse(self) -> Turns:
@@ -213,7 +213,9 @@ class FacePainter(nn.Module):
         )
         self.shape = ShapeModel(shape, c.expressions, c.shape_traits)
         features = c.identity_dim + c.expressions + 4
-        self.texture = TextureModel(self.frame.valid, features, c.texture_traits, c.varying, c.details)
+        self.texture = TextureModel(
+            self.frame.valid, features, c.texture_traits, c.varying, c.details, c.personal_details
+        )
         self.traits = TraitModel(c.identity_dim, c.traits)
         self.identity_distribution = IdentityDistribution(c.identity_dim)
         self.portrait = Portrait(c.identity_dim, self.texture.light_mean.numel(), topology.POINTS)
@@ -330,7 +332,8 @@ class FacePainter(nn.Module):
         return ramp * ramp * (3 - 2 * ramp) * self.taper
 
     def stranger(self, person: Person, turns: Turns) -> Person:
-        """Who stands in somebody's place: identity (whitened), traits and details, each turned in planes.
+        """Who stands in somebody's place: identity (whitened), traits and details, each turned in planes; details that
+        are not personal are none.
 
         The same turns make the same stranger of a person everywhere, keep people apart, and are undone by their
         transposes (``Turns.inverse``).
@@ -338,7 +341,9 @@ class FacePainter(nn.Module):
         c = self.config
         white = self.identity_distribution.whiten(person.identity) @ turns.identity
         own = (person.own @ turns.own).clamp(-c.trait_limit, c.trait_limit)
-        details = (person.details @ turns.details).clamp(-c.trait_limit, c.trait_limit)
+        personal, general = torch.split(person.details, [c.personal_details, c.details - c.personal_details], 1)
+        personal = (personal @ turns.details).clamp(-c.trait_limit, c.trait_limit)
+        details = torch.cat([personal, torch.zeros_like(general)], 1)
         return Person(self.identity_distribution(white), own, details)
 
     # ------------------------------------------------------------------ a face in numbers

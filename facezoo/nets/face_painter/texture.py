@@ -26,7 +26,9 @@ class TextureModel(nn.Module):
         features: number of features beside the light's.
         traits: number of traits.
         varying: number of directions that differ between pictures of one person and are no traits.
-        details: number of further directions, of whatever is left; only a recovery uses them.
+        details: number of further directions.
+        personal: how many of them go on where the traits end; the others are of whatever is left, light that falls in
+            patches and glasses too, and only a recovery uses them.
     """
 
     weight: Tensor
@@ -35,16 +37,23 @@ class TextureModel(nn.Module):
     detail: Tensor
     detail_deviation: Tensor
     valid: Tensor
+    mirror: Tensor
     light_solver: Tensor
     light_mean: Tensor
     light_deviation: Tensor
 
-    def __init__(self, valid: Tensor, features: int, traits: int, varying: int, details: int) -> None:
+    def __init__(self, valid: Tensor, features: int, traits: int, varying: int, details: int, personal: int) -> None:
         super().__init__()
         self.size = valid.shape[-1]
-        self.varying = varying
+        self.varying, self.personal = varying, personal
         texels = 3 * int(valid.sum())
         self.register_buffer("valid", valid.flatten().nonzero()[:, 0], persistent=False)
+        place = torch.full((self.size * self.size,), -1)
+        place[self.valid] = torch.arange(len(self.valid))
+        mirror = place.view(self.size, self.size).flip(1).flatten()[self.valid]
+        # A texel on the rim whose mirror image lies just outside is its own mirror image.
+        mirror = torch.where(mirror >= 0, mirror, torch.arange(len(mirror)))
+        self.register_buffer("mirror", mirror, persistent=False)
         self.register_buffer("light_solver", torch.linalg.pinv(self._light_basis(valid)).float(), persistent=False)
         columns = features + 3 * _LIGHT_TERMS + 1
         self.register_buffer("weight", torch.zeros(columns, texels))
@@ -72,6 +81,10 @@ class TextureModel(nn.Module):
         whole = texels.new_zeros(len(texels), 3, self.size * self.size)
         whole[:, :, self.valid] = texels.view(len(texels), 3, -1)
         return whole.view(-1, 3, self.size, self.size)
+
+    def mirrored(self, texels: Tensor) -> Tensor:
+        """The texels of the mirrored texture, ``(B, 3 V)``."""
+        return texels.view(len(texels), 3, -1)[:, :, self.mirror].flatten(1)
 
     def light(self, texels: Tensor) -> Tensor:
         """Skin tone and light: coefficients of a parabola a channel, ``(B, 3 V)`` -> ``(B, 18)``."""
@@ -128,13 +141,18 @@ class TextureModel(nn.Module):
 
     def _fit_traits(self, rest: Tensor, person: Tensor) -> None:
         """Traits of what the regression leaves over, ``(N, 3 V)``."""
-        varying, _ = principal_directions(within_people(rest, person), self.varying)
-        across = person_means(rest, person)
+        # A person is about the same on both sides; what is not is mostly light.
+        even = (rest + self.mirrored(rest)) / 2
+        varying, _ = principal_directions(within_people(even, person), self.varying)
+        across = person_means(even, person)
         across -= (across @ varying.T) @ varying
         basis, deviation = principal_directions(across - across.mean(0), len(self.basis))
         self.basis.copy_(basis)
         self.basis_deviation.copy_(deviation.clamp_min(1e-6))
-        rest -= (rest @ basis.T) @ basis
-        detail, spread = principal_directions(rest, len(self.detail))
-        self.detail.copy_(detail)
-        self.detail_deviation.copy_(spread.clamp_min(1e-6))
+        across -= (across @ basis.T) @ basis
+        personal, spread = principal_directions(across - across.mean(0), self.personal)
+        known = torch.cat([basis, personal])
+        rest -= (rest @ known.T) @ known
+        general, more = principal_directions(rest, len(self.detail) - self.personal)
+        self.detail.copy_(torch.cat([personal, general]))
+        self.detail_deviation.copy_(torch.cat([spread, more]).clamp_min(1e-6))
