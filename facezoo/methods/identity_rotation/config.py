@@ -17,6 +17,7 @@ class PaintedRotationConfig(FacePainterConfig):
         painter: says that the checkpoint is one of these.
         step_inside: step of the code's lattice on the face, in levels of 255.
         step_outside: step elsewhere.
+        extra_degrees: added to the level's angle: what stands around the face pulls a recogniser back to the original.
         repeats: angles that tell each number of the code.
         detail_repeats: the same for the numbers of details, which matter least.
     """
@@ -24,6 +25,7 @@ class PaintedRotationConfig(FacePainterConfig):
     painter: Literal["face_painter"] = "face_painter"
     step_inside: float = 12.0
     step_outside: float = 8.0
+    extra_degrees: float = 10.0
     repeats: int = 8
     detail_repeats: int = 4
 

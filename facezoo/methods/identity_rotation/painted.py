@@ -67,6 +67,7 @@ class PaintedRotation(LearnedMethod):
         self.painter = painter.eval().requires_grad_(False)
         self.painter.refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recogniser = recogniser
+        self.config = config
         self.identity_encoders = (config.recogniser,)
         self.crop_size = config.size
         self.lattice = Lattice(
@@ -158,7 +159,8 @@ class PaintedRotation(LearnedMethod):
         def draw(name: str, count: int) -> Tensor:
             return torch.from_numpy(key.uniform(f"{_TURN}/{name}", (count, count), context=context))
 
-        return Turns.drawn(draw, self.painter.config, rotation_degrees(options.level)).to(self.device)
+        degrees = rotation_degrees(options.level) + self.config.extra_degrees
+        return Turns.drawn(draw, self.config, degrees).to(self.device)
 
     def _stranger(self, person: Person, key: Key, options: IdentityRotationOptions, nonce: bytes) -> Person:
         """Who stands in somebody's place."""

@@ -216,6 +216,8 @@ class FacePainter(nn.Module):
         self.texture = TextureModel(
             self.frame.valid, features, c.texture_traits, c.varying, c.details, c.personal_details
         )
+            self.frame.valid, features, c.texture_traits, c.varying, c.details, c.personal_details
+        )
         self.traits = TraitModel(c.identity_dim, c.traits)
         self.identity_distribution = IdentityDistribution(c.identity_dim)
         self.portrait = Portrait(c.identity_dim, self.texture.light_mean.numel(), topology.POINTS)
@@ -332,8 +334,7 @@ class FacePainter(nn.Module):
         return ramp * ramp * (3 - 2 * ramp) * self.taper
 
     def stranger(self, person: Person, turns: Turns) -> Person:
-        """Who stands in somebody's place: identity (whitened), traits and details, each turned in planes; details that
-        are not personal are none.
+        """Who stands in somebody's place: identity (whitened), traits and personal details, each turned in planes.
 
         The same turns make the same stranger of a person everywhere, keep people apart, and are undone by their
         transposes (``Turns.inverse``).
