@@ -227,8 +227,8 @@ class Detector(abc.ABC):
         """Faces of the picture turned by 90, 180 and 270 degrees, in pixels of the upright one."""
         doubtful = all(item.face.score < self.sure_score - _DOUBT for item in upright)
         full = self.options.rotations is True or doubtful
-        # Beside upright candidates a turned one must be a little surer (measured, YuNet: what is no face gets up to .63,
-        # a small tilted face .66 and more).
+        # Beside upright candidates a turned one must be a little surer (measured, YuNet: what is no face gets up to
+        # .63, a small tilted face .66 and more).
         least = self.threshold + 0.125 * (1.0 - self.threshold) if upright and self.options.rotations == "auto" else 0.0
         height, width = rgb.shape[:2]
         # Shrunk before it is turned: the big picture is read once.

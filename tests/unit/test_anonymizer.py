@@ -601,8 +601,10 @@ print(seconds.ru_utime + seconds.ru_stime)
 
 
 def test_people_of_the_keep_list_stay_and_are_counted(tiny, two, tmp_path):
-    Image.fromarray(portrait("obama.jpg")).resize((450, 504)).save(tmp_path / "him.png")
-    result = tiny.anonymize(two, KEY, keep=tmp_path, verify="off")
+    people = tmp_path / "people"
+    people.mkdir()
+    Image.fromarray(portrait("obama.jpg")).resize((450, 504)).save(people / "him.png")
+    result = tiny.anonymize(two, KEY, keep=people, verify="off")
     assert [face.kept for face in sorted(result.report.faces, key=lambda face: face.box[0])] == [False, True]
     assert (result.picture.pixels[:, 330:] == two[:, 330:]).all()
     assert (result.picture.pixels[:, :300] != two[:, :300]).any()
