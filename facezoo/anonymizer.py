@@ -5,9 +5,11 @@ encode, write. Everything fails closed: when one face cannot be anonymized, noth
 
 What is checked before a result exists:
 
-* a face was found at all, and a second detector of another kind sees no face that the first one missed;
+* a face was found at all, and a second detector of another kind sees no face that would not be hidden: all five points
+  and most of it;
 * the method's answer is finite, has the right shape and differs from what went in, for every face;
-* every face differs from the original in the finished picture too, after rounding to 8 bits.
+* every face differs from the original in the finished picture too, after rounding to 8 bits: around each of its points
+  and in most of it.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ from torch import Tensor
 from facezoo import registry
 from facezoo.errors import CheckpointError, FacezooError, InputError, KeyMaterialError, NoFaceError, RecordError
 from facezoo.faces import align
-from facezoo.faces.detect import Detector, DetectorOptions, Face, box_overlap, faces_from_boxes, get_detector
+from facezoo.faces.coverage import changed_enough, is_covered
+from facezoo.faces.detect import Detector, DetectorOptions, Face, Rotations, box_overlap, faces_from_boxes, get_detector
 from facezoo.faces.mask import FACE_CENTRE_128, FACE_SEMI_AXES_128, cover_mask, face_mask
 from facezoo.faces.picture import MAX_PIXELS, MetadataPolicy, Picture, encode_picture, gray_pixels, load_picture
 from facezoo.files import atomic_write, check_output
@@ -95,6 +98,14 @@ _GIVEN_SCORE: Final = 0.3
 _SECOND_SCORE: Final = 0.6
 """Confidence from which a face that only the second detector sees counts."""
 
+_SECOND_SCORE_LARGE: Final = 0.45
+_LARGE_FACE: Final = 0.15
+"""The same for a face whose shorter side is at least this part of the picture's: whoever stands in front out of focus,
+or masked, is seen with less confidence, and is what a viewer looks at."""
+
+_SEARCHED_FACE: Final = 8.0
+"""Faces are searched for down to this size in pixels; smaller ones that are found all the same count too."""
+
 _SECOND_FACE: Final = 24.0
 """Shorter side in pixels from which such a face counts: smaller ones are below what recognisers work on. (The first
 detector finds and anonymizes them all the same; the second look is the slower one and gets a coarser picture.)"""
@@ -136,10 +147,25 @@ class FaceReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What is known about a picture after a call: its faces, and warnings about the whole."""
+    """What is known about a picture after a call.
+
+    Attributes:
+        faces: those that were processed, or kept.
+        warnings: sentences about the whole picture.
+        left_small: faces that were found and left as they are because they are smaller than ``min_face``.
+    """
 
     faces: tuple[FaceReport, ...] = ()
     warnings: tuple[str, ...] = ()
+    left_small: int = 0
+
+    def summary(self) -> str:
+        """All warnings in one line, those that several faces share said once; "" where there is none."""
+        numbers: dict[str, list[int]] = {}
+        for number, face in enumerate(self.faces, start=1):
+            for text in face.warnings:
+                numbers.setdefault(text, []).append(number)
+        return "; ".join([*self.warnings, *(f"{_face_numbers(which)}: {text}" for text, which in numbers.items())])
 
     def lines(self) -> list[str]:
         """The report as lines for a terminal: one a face, then the warnings."""
@@ -155,6 +181,15 @@ class Report:
             text = "; ".join(notes) or "ok"
             lines.append(f"face {number}: {text} (box {_box_text(face.box)}, score {face.score:.2f})")
         return lines + [f"warning: {text}" for text in self.warnings]
+
+
+def _face_numbers(numbers: Sequence[int]) -> str:
+    """Words like face 3; faces 1, 2 and 7; 391 faces (1, 2, 3, ...)."""
+    if len(numbers) == 1:
+        return f"face {numbers[0]}"
+    if len(numbers) <= 4:
+        return f"faces {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    return f"{len(numbers)} faces ({', '.join(map(str, numbers[:3]))}, ...)"
 
 
 def _not_verified(face: FaceReport) -> str:
@@ -279,6 +314,9 @@ def from_pretrained(
     variant: str = "",
     token: str | None = None,
     detector: str = "yunet",
+    threshold: float | None = None,
+    rotations: Rotations = "auto",
+    min_face: float = 0.0,
     device: str = "cpu",
     **options: object,
 ) -> Anonymizer:
@@ -290,6 +328,10 @@ def from_pretrained(
         variant: other weights than the averaged ones, where the checkpoint has them: "last".
         token: for a private repository; None: that of ``HF_TOKEN`` or of ``hf auth login``.
         detector: "yunet" or "centerface" (or one that was registered).
+        threshold: confidence from which a face counts, 0 to 1; None: the detector's own.
+        rotations: whether turned faces are searched for: "auto", True (small ones too) or False; see `DetectorOptions`.
+        min_face: shorter side in pixels from which faces are treated. Smaller ones are left as they are, counted and
+            named in the report; 0: every face that is found is treated.
         device: where a learned method runs, e.g. "cuda".
         **options: of the method, checked one by one; see ``facezoo info NAME``.
 
@@ -304,6 +346,9 @@ def from_pretrained(
     return Anonymizer.from_model(
         resolve_model(name, revision=revision, variant=variant, token=token),
         detector=detector,
+        threshold=threshold,
+        rotations=rotations,
+        min_face=min_face,
         device=device,
         options=options,
     )
@@ -318,6 +363,9 @@ class Anonymizer:
         checkpoint_sha256: of its weights and configuration (``hub.manifest.weights_sha256``); "" for methods
             without weights.
         detector: name of the detector that finds the faces.
+        threshold: as in `from_pretrained`.
+        rotations: as in `from_pretrained`.
+        min_face: as in `from_pretrained`.
         options: changes to the method's options for every call.
         device: where a learned method runs.
 
@@ -333,6 +381,9 @@ class Anonymizer:
         model: str | None = None,
         checkpoint_sha256: str = "",
         detector: str = "yunet",
+        threshold: float | None = None,
+        rotations: Rotations = "auto",
+        min_face: float = 0.0,
         options: Mapping[str, object] | None = None,
         device: str = "cpu",
     ) -> None:
@@ -348,8 +399,18 @@ class Anonymizer:
         self.checkpoint_sha256 = checkpoint_sha256
         self.detector = detector
         self._detectors: dict[tuple[str, DetectorOptions], Detector] = {}
-        # Steadier points matter where a face is found again in the anonymized picture: for reversible methods only.
-        self._first_look = DetectorOptions(steady=self.method.reversible)
+        if not 0.0 <= min_face <= 10_000.0:
+            raise InputError(f"min_face must be 0 to 10000 pixels, got {min_face}")
+        self.min_face = min_face
+        self._first_look = DetectorOptions(
+            score_threshold=threshold,
+            minimum_face=_SEARCHED_FACE,  # whatever min_face: what is left is counted
+            keep_smaller=True,
+            rotations=rotations,
+            borders=True,
+            # Steadier points matter where a face is found again in the anonymized picture.
+            steady=self.method.reversible,
+        )
         self._detector(detector, self._first_look)
 
     @classmethod
@@ -358,6 +419,9 @@ class Anonymizer:
         model: ResolvedModel,
         *,
         detector: str = "yunet",
+        threshold: float | None = None,
+        rotations: Rotations = "auto",
+        min_face: float = 0.0,
         device: str = "cpu",
         options: Mapping[str, object] | None = None,
     ) -> Anonymizer:
@@ -391,6 +455,9 @@ class Anonymizer:
             model=model.name,
             checkpoint_sha256=model.weights_sha256,
             detector=detector,
+            threshold=threshold,
+            rotations=rotations,
+            min_face=min_face,
             options=options,
             device=device,
         )
@@ -438,7 +505,7 @@ class Anonymizer:
             The anonymized picture, its record and a report; nothing is written yet.
 
         Raises:
-            NoFaceError: no face, or a face that only the second detector sees.
+            NoFaceError: no face, or a face that only the second detector sees, or that the given boxes hide in part.
             InputError: an unusable picture, boxes or points.
             KeyMaterialError: a missing key, or something else than a `facezoo.Key`.
             FacezooError: the method failed on a face.
@@ -455,23 +522,32 @@ class Anonymizer:
         rgb = loaded.pixels
         height, width = rgb.shape[:2]
 
-        found = self._find(rgb, boxes, points)
-        second = self._second_look(rgb, found, verify, given=boxes is not None or points is not None)
+        found, small = self._find(rgb, boxes, points)
+        second = self._second_look(rgb, found, small, verify, given=boxes is not None or points is not None)
         run: dict[str, object] = {
             "input": input_tag(origin_bytes, named_key),
             "detector": "given" if boxes is not None or points is not None else self.detector,
             "verify": second,
             "kept": 0,
         }
+        left = _left_small(small, self.min_face)
+        if small:
+            run["left_small"] = len(small)
         if not found:
             if no_face != "copy":
                 raise NoFaceError(
-                    "no face was found; give the faces with --boxes, try --detector "
+                    f"{left[0]}; lower --min-face, or say --allow-no-face copy|skip"
+                    if left
+                    else "no face was found; give the faces with --boxes, try --detector "
                     f"{_OTHER_DETECTOR.get(self.detector, 'yunet')}, or say --allow-no-face copy|skip"
                 )
             run["no_face"] = "copy"
             record = self._record((width, height), [], {}, run, named_key, salt)
-            return Result(loaded, record, Report(warnings=("no face was found: the picture is unchanged",)), named_key)
+            warnings = (
+                *left,
+                "no face was found: the picture is unchanged" if not left else "the picture is unchanged",
+            )
+            return Result(loaded, record, Report(warnings=warnings, left_small=len(small)), named_key)
 
         # Bigger faces are nearer to the camera: they are pasted last where crops of different sizes meet.
         found.sort(key=lambda item: _extent(item.face.box))
@@ -483,7 +559,9 @@ class Anonymizer:
         output = self._apply(rgb, chosen, base) if chosen else rgb.copy()
         if loaded.gray:
             output = gray_pixels(output)
-        rectangles = _changed_rectangles(rgb, output, chosen, [self._quad(item) for item in chosen])
+        rectangles = _changed_rectangles(
+            rgb, output, chosen, [self._quad(item) for item in chosen], whole=self.method.cover != "changed"
+        )
 
         faces = [FaceRecord.of(item.face.box, item.face.points, item.face.score) for item in chosen]
         record = self._record((width, height), faces, self.method.options_record(base), run, named_key, salt)
@@ -502,7 +580,9 @@ class Anonymizer:
                     warnings=tuple(item.warnings if is_kept else item.warnings + self._warnings(item, seal)),
                 )
                 for item, is_kept in zip(found, kept, strict=True)
-            )
+            ),
+            left,
+            len(small),
         )
         return Result(dataclasses.replace(loaded, pixels=output), record, report, named_key)
 
@@ -565,7 +645,7 @@ class Anonymizer:
             ]
             options = {**_method_options(found_record), **self.options}
         else:
-            faces = self._find(rgb, None, None)
+            faces, _ = self._find(rgb, None, None)
             if not faces:
                 raise NoFaceError("no face was found to recover; give the picture's record beside it")
             faces.sort(key=lambda item: _extent(item.face.box))
@@ -636,18 +716,20 @@ class Anonymizer:
             known = self._detectors[(name, options)] = get_detector(name, options)
         return known
 
-    def _find(self, rgb: ByteArray, boxes: npt.ArrayLike | None, points: npt.ArrayLike | None) -> list[_Found]:
+    def _find(
+        self, rgb: ByteArray, boxes: npt.ArrayLike | None, points: npt.ArrayLike | None
+    ) -> tuple[list[_Found], list[Face]]:
+        """The faces to be treated, and those that were found but are smaller than ``min_face``."""
         if boxes is None and points is None:
-            return [
-                _trusted(_Found(face, "detector"), rgb)
-                for face in self._detector(self.detector, self._first_look).detect(rgb)
-            ]
+            faces = _search(self._detector(self.detector, self._first_look), rgb)
+            found = [_trusted(_Found(face, "detector")) for face in faces if face.size >= self.min_face]
+            return found, [face for face in faces if face.size < self.min_face]
         given_boxes = None if boxes is None else _given(boxes, (4,), "boxes")
         given_points = None if points is None else _given(points, (5, 2), "points")
         if given_boxes is not None and given_points is not None and len(given_boxes) != len(given_points):
             raise InputError(f"{len(given_boxes)} boxes do not go with {len(given_points)} sets of points")
         height, width = rgb.shape[:2]
-        found: list[_Found] = []
+        found = []
         count = len(given_boxes) if given_boxes is not None else 0 if given_points is None else len(given_points)
         for index in range(count):
             if given_points is not None:
@@ -664,7 +746,7 @@ class Anonymizer:
             if len(five) == 0:
                 five = self._points_in_box(rgb, box)
             found.append(_Found(Face(_plain_box(box), five.astype(np.float32), 1.0), "given"))
-        return found
+        return found, []
 
     def _points_in_box(self, rgb: ByteArray, box: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Five points for a given box: the face's own for methods that draw a face there, else such as cover it all."""
@@ -675,36 +757,54 @@ class Anonymizer:
                 return face.points.astype(np.float64)
         return _points_from_box(box)
 
-    def _second_look(self, rgb: ByteArray, found: list[_Found], verify: Verify, *, given: bool) -> dict[str, object]:
-        """Run the detector of the other kind; returns what the record says about it, and may extend ``found``."""
+    def _second_look(
+        self, rgb: ByteArray, found: list[_Found], small: list[Face], verify: Verify, *, given: bool
+    ) -> dict[str, object]:
+        """Run the detector of the other kind; returns what the record says about it, and may extend what was found."""
         if verify == "off":
             return {"mode": "off"}
         if verify not in ("on", "add"):
             raise InputError(f"verify must be on, add or off, not {verify!r}")
         name = self.detector if given else _OTHER_DETECTOR.get(self.detector, "yunet")
-        # It takes only what it is fairly sure of; turned pictures are tried where the first look found nothing either.
-        options = DetectorOptions(
-            score_threshold=_SECOND_SCORE,
-            minimum_face=_SECOND_FACE,
-            rotations=False if found else "auto",
-            steady=False,
+        missed = self._missed(rgb, found, name)
+        small.extend(
+            face
+            for face in missed
+            if face.size < self.min_face and not any(box_overlap(face.box, other.box) > 0.2 for other in small)
         )
-        seen = self._detector(name, options).detect(rgb)
-        covered = [(_plain_box(_covered_box(item.face.points)), item.face.box) for item in found]
-        missed = [face for face in seen if not any(_same_face(face, *boxes) for boxes in covered)]
+        missed = [face for face in missed if face.size >= self.min_face]
         if missed and verify == "on" and (found or given):
             where = ", ".join(f"{_extent(face.box):.0f} px at {_box_text(face.box)}" for face in missed[:4])
             raise MissedFaceError(
-                f"{name} sees {len(missed)} more face(s) that would stay as they are ({where}); nothing was written: "
-                "anonymize them too with --verify add, give --boxes, or use --verify off if these are no faces"
+                f"{name} sees {len(missed)} more face(s) that would stay as they are, wholly or in part ({where}); "
+                "nothing was written: anonymize them too with --verify add, give --boxes, or use --verify off if these "
+                "are no faces"
             )
         if missed and verify == "on":
             raise MissedFaceError(
                 f"{self.detector} found no face but {name} sees {len(missed)}; try --detector {name} or --verify add"
             )
-        if missed:
-            found.extend(_trusted(_Found(face, "second detector"), rgb) for face in missed)
+        found.extend(_trusted(_Found(face, "second detector")) for face in missed)
         return {"mode": verify, "detector": name, "added": len(missed)}
+
+    def _missed(self, rgb: ByteArray, found: list[_Found], name: str) -> list[Face]:
+        """Faces that a detector sees and that the treatment of what was found would not hide."""
+        # It takes only what it is fairly sure of, and is less strict with whoever stands in front.
+        options = DetectorOptions(
+            score_threshold=_SECOND_SCORE_LARGE,
+            minimum_face=_SECOND_FACE,
+            rotations=self._first_look.rotations,
+            borders=True,
+            steady=False,
+        )
+        large = _LARGE_FACE * min(rgb.shape[:2])
+        seen = [
+            face
+            for face in _search(self._detector(name, options), rgb)
+            if face.score >= (_SECOND_SCORE_LARGE if face.size >= large else _SECOND_SCORE)
+        ]
+        points = [item.face.points for item in found]
+        return [face for face in seen if not is_covered(face, points, _covering_mask(self.method.cover), rgb.shape)]
 
     def _kept(self, rgb: ByteArray, found: list[_Found], keep: KeepList | str | os.PathLike[str] | None) -> list[bool]:
         if keep is None:
@@ -721,7 +821,7 @@ class Anonymizer:
             return []
         if align.native_ratio(align.similarity(item.face.points, size)) >= _WEAK_RECOVERY:
             return []
-        return [f"face of {_extent(item.face.box):.0f} px: recovery from the picture alone will be weak; use --seal"]
+        return ["so small that recovery from the picture alone will be weak (--seal keeps the original)"]
 
     # ------------------------------------------------------------------------------------------------- the method
 
@@ -796,10 +896,14 @@ class Anonymizer:
                 pieces.append(answer.to(faces.device))
         result = faces if not pieces else pieces[0] if len(pieces) == 1 else torch.cat(pieces)
         _check_faces_out(result, faces, self.model)
+        changed = ((result - faces).abs().amax(dim=1) >= _HALF_LEVEL).cpu().numpy()
+        whole = self.method.cover != "changed"  # and not a bar over the eyes
         for index in range(len(faces)):
-            if float((result[index] - faces[index]).abs().max()) < _HALF_LEVEL:
+            five = align.template(faces.shape[-1]) if context.points is None else context.points[index]
+            if not changed[index].any() or (whole and not changed_enough(five, changed[index])):
                 raise FacezooError(
-                    f"{self.model} left a face as it was; nothing was written: use a stronger setting or another model"
+                    f"{self.model} left a face, or much of it, as it was; nothing was written: use a stronger setting "
+                    "or another model"
                 )
         return result
 
@@ -958,7 +1062,7 @@ def _is_sealed(record: PictureRecord) -> bool:
 
 
 def _changed_rectangles(
-    before: ByteArray, after: ByteArray, found: list[_Found], quads: list[DoubleArray]
+    before: ByteArray, after: ByteArray, found: list[_Found], quads: list[DoubleArray], *, whole: bool
 ) -> list[tuple[int, int, int, int]]:
     """For each face the smallest rectangle (x, y, w, h) that holds every pixel changed within its crop.
 
@@ -967,12 +1071,13 @@ def _changed_rectangles(
         after: the finished picture.
         found: its faces.
         quads: (4, 2) corners of each face's crop in the picture.
+        whole: whether the method changes whole faces, and not a bar over the eyes.
 
     Returns:
         The rectangles.
 
     Raises:
-        FacezooError: a face is the same as before in the finished picture.
+        FacezooError: a face, or much of it, is the same as before in the finished picture.
     """
     height, width = before.shape[:2]
     rectangles: list[tuple[int, int, int, int]] = []
@@ -984,9 +1089,10 @@ def _changed_rectangles(
         x0, y0 = np.maximum(np.floor(quad.min(axis=0)).astype(int) - margin, 0)
         x1, y1 = np.minimum(np.ceil(quad.max(axis=0)).astype(int) + margin + 1, (width, height))
         window = changed[y0:y1, x0:x1]
-        if x1 <= x0 or y1 <= y0 or not window.any():
+        hidden = x1 > x0 and y1 > y0 and window.any() and (not whole or changed_enough(item.face.points, changed))
+        if not hidden:
             raise FacezooError(
-                f"the face at {_box_text(item.face.box)} is unchanged in the finished picture; nothing was written: "
+                f"the face at {_box_text(item.face.box)} is not hidden in the finished picture; nothing was written: "
                 "check its box, or use a stronger setting"
             )
         rows, columns = np.flatnonzero(window.any(axis=1)), np.flatnonzero(window.any(axis=0))
@@ -1143,7 +1249,41 @@ def _covered_box(points: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return np.concatenate([placed.min(axis=0), placed.max(axis=0)])
 
 
-def _trusted(item: _Found, rgb: ByteArray) -> _Found:
+def _search(detector: Detector, rgb: ByteArray) -> list[Face]:
+    """All faces of a picture. One that lies on the seam of a panorama comes twice, in place of its two halves."""
+    faces = detector.detect(rgb)
+    across = detector.detect_across_seam(rgb)
+    if not across:
+        return faces
+    width = rgb.shape[1]
+    # The part of each that lies in the picture: halves were found there, if at all.
+    parts = [(max(face.box[0], 0.0), face.box[1], min(face.box[2], float(width)), face.box[3]) for face in across]
+    inside = [(max(face.box[0], 0.0), face.box[1], min(face.box[2], float(width)), face.box[3]) for face in faces]
+    return across + [
+        face
+        for face, box in zip(faces, inside, strict=True)
+        if not any(box_overlap(box, part) > 0.35 for part in parts)
+    ]
+
+
+def _left_small(small: Sequence[Face], min_face: float) -> tuple[str, ...]:
+    """The sentence about faces that are smaller than the user wants them treated; none where there are none."""
+    if not small:
+        return ()
+    places = ", ".join(f"{face.size:.0f} px at {_box_text(face.box)}" for face in small[:4])
+    more = ", ..." if len(small) > 4 else ""
+    noun = "face" if len(small) == 1 else "faces"
+    return (f"{len(small)} {noun} below {min_face:g} px found and left as found ({places}{more})",)
+
+
+def _covering_mask(cover: Cover) -> npt.NDArray[np.float32]:
+    """Where in an aligned crop a method hides a face; a bar over the eyes is taken to hide what it is meant to."""
+    if cover in ("blend", "face"):
+        return face_mask(128)
+    return cover_mask(128, "square" if cover == "square" else "sharp")
+
+
+def _trusted(item: _Found) -> _Found:
     """Replace five points that do not look like a face, or lie elsewhere than the box, by upright ones from the box."""
     face = item.face
     try:
@@ -1157,14 +1297,6 @@ def _trusted(item: _Found, rgb: ByteArray) -> _Found:
         item.face = dataclasses.replace(face, points=_points_from_box(face.box).astype(np.float32))
         item.warnings.append("its landmarks look wrong: the whole box is covered instead")
     return item
-
-
-def _same_face(candidate: Face, covered: Box, box: Box) -> bool:
-    """Whether a processed face covers the candidate: its middle lies in what is covered, or the boxes agree."""
-    x = (candidate.box[0] + candidate.box[2]) / 2
-    y = (candidate.box[1] + candidate.box[3]) / 2
-    inside = any(area[0] <= x <= area[2] and area[1] <= y <= area[3] for area in (covered, box))
-    return inside or box_overlap(candidate.box, box) > 0.2
 
 
 def _own_size(points: npt.ArrayLike) -> int:

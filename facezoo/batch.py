@@ -145,6 +145,9 @@ class Settings:
         model: its name; "" for recovery from sealed originals alone.
         revision: of a Hugging Face repository.
         detector: name of the detector.
+        threshold: confidence from which a face counts; None: the detector's own.
+        rotations: whether turned faces are searched for, as in `DetectorOptions`.
+        min_face: shorter side in pixels from which faces are treated; smaller ones are left and counted.
         device: where learned methods run.
         options: of the method.
         boxes: by picture name (or "" for every picture): boxes or points.
@@ -172,6 +175,9 @@ class Settings:
     model: str = ""
     revision: str | None = None
     detector: str = "yunet"
+    threshold: float | None = None
+    rotations: Literal["auto"] | bool = "auto"
+    min_face: float = 0.0
     device: str = "cpu"
     options: Mapping[str, object] = field(default_factory=dict)
     boxes: Mapping[str, object] = field(default_factory=dict)
@@ -228,6 +234,9 @@ class Settings:
         return {
             "option": tag(dict(self.options)),
             "detector": self.detector,
+            "threshold": self.threshold,
+            "rotations": {"auto": None, True: "all", False: "off"}[self.rotations],
+            "min-face": self.min_face or None,
             "boxes": tag(_boxes_entry(self.boxes, job)) if self.boxes else None,
             "keep": self.keep is not None,
             "seal": self.seal,
@@ -522,9 +531,8 @@ def _other_settings(
             continue  # it decides about pictures without a face only
         if name == "verify" and was != "off" and (now == "off" or not second.get("added")):
             continue  # the second look found nothing, whatever was to be done about it
-        shown = (
-            was if isinstance(was, str | int) and not isinstance(was, bool) and name not in ("option", "boxes") else ""
-        )
+        plain = isinstance(was, str | int | float) and not isinstance(was, bool) and name not in ("option", "boxes")
+        shown = was if plain else ""
         negation = "without" if was in (None, False) else "with"
         other = "another " if name in ("option", "boxes") and was is not None else ""
         found.append(f"{negation} {other}--{name} {shown}".rstrip())
@@ -618,6 +626,9 @@ class Processor:
             self._anonymizers[model] = Anonymizer.from_model(
                 resolve_model(model, revision=settings.revision),
                 detector=settings.detector,
+                threshold=settings.threshold,
+                rotations=settings.rotations,
+                min_face=settings.min_face,
                 device=settings.device,
                 options=dict(settings.options),
             )
@@ -667,16 +678,13 @@ class Processor:
             # Charged first: a run that stops here has spent and shown nothing, never shown and spent nothing.
             ledger.charge(person, promise, sum(not face.kept for face in result.report.faces))
         self._save(result, job)
-        warnings = list(result.report.warnings)
-        warnings += [
-            f"face {number}: {text}"
-            for number, face in enumerate(result.report.faces, start=1)
-            for text in face.warnings
-        ]
+        warnings = result.report.summary()
         count = sum(not face.kept for face in result.report.faces)
         kept = len(result.report.faces) - count
         message = f"{count} face{'' if count == 1 else 's'} anonymized" + (f", {kept} kept" if kept else "")
-        return Outcome(job, "done", message, tuple(f"warning: {text}" for text in warnings), faces=count)
+        if result.report.left_small:
+            message += f", {result.report.left_small} below {settings.min_face:g} px left"
+        return Outcome(job, "done", message, (f"warning: {warnings}",) if warnings else (), faces=count)
 
     def _budget(self, anonymizer: Anonymizer) -> tuple[Ledger | None, Guarantee | None]:
         """The ledger of this run, and what a face costs."""

@@ -104,6 +104,52 @@ def quality(text: str) -> int:
     return value
 
 
+def _confidence(text: str) -> float:
+    return _checked(text, float, lambda x: 0.0 < x < 1.0, "a number between 0 and 1")
+
+
+def _pixels(text: str) -> float:
+    return _checked(text, float, lambda x: 0.0 <= x <= 10_000.0, "a number of pixels from 0 to 10000")
+
+
+def add_search_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how faces are looked for; `search_settings` reads them."""
+    parser.add_argument(
+        "--detector", default="yunet", metavar="NAME", help="yunet or centerface, or a registered one (default: yunet)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_confidence,
+        metavar="T",
+        help="confidence, 0 to 1, from which a face counts (default: the detector's own, yunet .6, centerface .4); "
+        "lower finds more, and more that is no face",
+    )
+    parser.add_argument(
+        "--rotations",
+        choices=("auto", "all", "off"),
+        default="auto",
+        help="turned faces: auto looks for those of some size in every picture, all for small ones too (slower), off "
+        "for none (default: auto)",
+    )
+    parser.add_argument(
+        "--min-face",
+        type=_pixels,
+        default=0.0,
+        metavar="PIXELS",
+        help="leave faces whose shorter side is smaller, and say how many (default: 0, every face is treated)",
+    )
+
+
+def search_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `add_search_options` read, as `facezoo.batch.Settings` takes it."""
+    return {
+        "detector": arguments.detector,
+        "threshold": arguments.threshold,
+        "rotations": {"auto": "auto", "all": True, "off": False}[arguments.rotations],
+        "min_face": arguments.min_face,
+    }
+
+
 def parse_options(method: str, texts: Sequence[str]) -> dict[str, object]:
     """``name=value`` texts -> checked values, by the method's own options class (no torch)."""
     from facezoo.registry import load_options_class

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from facezoo.cli.common import (
     Commands,
     add_command,
+    add_search_options,
     import_part,
     names,
     parse_options,
@@ -17,6 +18,7 @@ from facezoo.cli.common import (
     print_error,
     progress_bar,
     quality,
+    search_settings,
 )
 from facezoo.errors import InputError, KeyMaterialError
 
@@ -60,7 +62,7 @@ def add_anonymize_dataset(commands: Commands) -> None:
     )
     parser.add_argument("--revision", help="revision of a Hugging Face model")
     parser.add_argument("--device", default="cpu", help="where a learned model runs: cpu, cuda, ... (default: cpu)")
-    parser.add_argument("--detector", default="yunet", metavar="NAME", help="yunet (default) or centerface")
+    add_search_options(parser)
     parser.add_argument("--verify", choices=("on", "add", "off"), default="on", help="second detector, as in anonymize")
     parser.add_argument(
         "--allow-no-face", choices=("copy", "skip"), help="picture without a face: copy or skip it (default: an error)"
@@ -108,7 +110,7 @@ def _anonymize_dataset(arguments: argparse.Namespace) -> int:
         task="anonymize",
         model=str(local.resolve()) if local.is_dir() else arguments.model,
         revision=arguments.revision,
-        detector=arguments.detector,
+        **search_settings(arguments),
         device=arguments.device,
         options=parse_options(model.method, arguments.option),
         keep=None if arguments.keep is None else str(Path(arguments.keep).resolve()),

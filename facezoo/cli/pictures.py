@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facezoo.cli.common import Commands, add_command, output_folder, parse_options, positive, print_error, quality
+from facezoo.cli.common import (
+    Commands,
+    add_command,
+    add_search_options,
+    output_folder,
+    parse_options,
+    positive,
+    print_error,
+    quality,
+    search_settings,
+)
 from facezoo.errors import FacezooError, InputError, OutputError
 from facezoo.files import check_output
 from facezoo.tags import printable
@@ -49,9 +59,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="revision of a Hugging Face model")
     parser.add_argument("--device", default="cpu", help="where a learned model runs: cpu, cuda, ... (default: cpu)")
-    parser.add_argument(
-        "--detector", default="yunet", metavar="NAME", help="yunet or centerface, or a registered one (default: yunet)"
-    )
+    add_search_options(parser)
     parser.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     parser.add_argument(
@@ -91,11 +99,14 @@ def add_anonymize(commands: Commands) -> None:
         "make the faces of pictures anonymous",
         "  facezoo anonymize group.jpg -o group.anon.png --model identity_rotation --key-file my.key\n"
         "  facezoo anonymize photos/ -o photos.anon/ --model gaussian_blur --workers 2\n"
+        "  facezoo anonymize crowd.jpg -o crowd.anon.jpg --model gaussian_blur --verify add --rotations all\n"
+        "  facezoo anonymize square.jpg -o square.anon.jpg --model gaussian_blur --min-face 16 --threshold .5\n"
         "  facezoo anonymize a.jpg -o b.png --model sdn --attribute smiling=yes --attribute hair=blond\n"
         "  facezoo anonymize group.jpg -o anon.png --model pixelation --option block=30 --seal --key-file my.key\n"
         "  pass show photos | facezoo anonymize a.jpg b.jpg -o out/ --model identity_rotation --key-file -",
         " Beside each output a record FILE.facezoo.json is written, which recovery uses (--records FOLDER: elsewhere). "
-        "When a face cannot be anonymized, nothing is written for that picture. Whatever in a folder may show a face "
+        "When a face cannot be anonymized, nothing is written for that picture, nor when a second detector sees a face "
+        "that would not be hidden: all five points and most of it. Whatever in a folder may show a face "
         "and is not done (a video, say) is named, and the exit code says so. A folder's run can be repeated: what is "
         "finished is left.",
     )
@@ -205,7 +216,7 @@ def _anonymize(arguments: argparse.Namespace) -> int:
         task="anonymize",
         model=arguments.model,
         revision=arguments.revision,
-        detector=arguments.detector,
+        **search_settings(arguments),
         device=arguments.device,
         options=options,
         boxes=boxes,
@@ -235,7 +246,7 @@ def _anonymize(arguments: argparse.Namespace) -> int:
         _warn_of_lossy(plan, arguments.quality)
     code = _run(arguments, settings, plan, key, finished)
     if code == 0 or plan.to_folder:
-        _warn_of_measured_weakness(model)
+        _warn_of_weakness(model)
     return code
 
 
@@ -258,18 +269,26 @@ def _warn_of_lossy(plan: Plan, quality: int) -> None:
         )
 
 
-def _warn_of_measured_weakness(model: ResolvedModel) -> None:
-    """Says so, on every run, when the checkpoint's own measurement found that its faces are still recognised."""
-    for name, figure in dict((model.manifest or {}).get("metrics", {})).items():
-        match = re.match(r"([0-9.]+) %", str(figure))
-        if name.startswith("taken for the original") and match and float(match[1]) >= _WEAK_PERCENT:
+def _warn_of_weakness(model: ResolvedModel) -> None:
+    """Says so, on every run, when a checkpoint's faces are still recognised, or when nobody measured that."""
+    if model.manifest is None:  # a classic: what it does can be seen
+        return
+    metrics = dict(model.manifest.get("metrics", {}))
+    figures = {name: str(figure) for name, figure in metrics.items() if name.startswith("taken for the original")}
+    text = ""
+    if not figures:
+        text = "was never measured: nobody knows whether its faces are still recognised; 'facezoo evaluate' tells"
+    for name, figure in figures.items():
+        match = re.match(r"([0-9.]+) %", figure)
+        if match and float(match[1]) >= _WEAK_PERCENT:
             judge = name.removeprefix("taken for the original").strip()
-            print(
-                f"facezoo: warning: {model.name} does not hide who people are: {match[1]} % of its measured faces are "
-                f"still taken for the original {judge}; see facezoo info {model.name}",
-                file=sys.stderr,
+            text = (
+                f"does not hide who people are: {match[1]} % of its measured faces are still taken for the original "
+                f"{judge}; see facezoo info {model.name}"
             )
-            return
+            break
+    if text:
+        print(f"facezoo: warning: {model.name} {text}", file=sys.stderr)
 
 
 def _recover(arguments: argparse.Namespace) -> int:
@@ -298,7 +317,7 @@ def _recover(arguments: argparse.Namespace) -> int:
         model=arguments.model or "",
         options=options,
         revision=arguments.revision,
-        detector=arguments.detector,
+        **search_settings(arguments),
         device=arguments.device,
         metadata=arguments.metadata,
         file_format=None if arguments.format == "same" else arguments.format,

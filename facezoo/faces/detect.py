@@ -48,10 +48,16 @@ _TILE_OVERLAP = 192
 _RELIABLE_FACE = 16.0
 #: Margin around the coarse view, as a part of its side: a face that fills the picture gets surroundings.
 _COARSE_MARGIN = 0.2
+#: Width of the mirrored margin as a part of the longest side of its view. In a mirrored border half a face becomes a
+#: whole one (measured, YuNet, 148 LFW faces cut so that a third is visible: 139 found; with a repeated border 101, with
+#: a gray one 65, without a margin 71).
+_MIRROR_MARGIN = 0.1
+#: Small pictures are enlarged by no more than this where turned faces are looked for.
+_TURNED_SCALE = 1.4
 #: Side of the view in which a doubtful face is turned, and by how much an upright answer is preferred.
 _TURN_VIEW = 128
 _TURN_BONUS = 0.03
-#: So far below `sure_score` a detector's best face must lie for the whole picture to be searched in all turns.
+#: So far below `sure_score` a detector's best face must lie for the picture to be searched in all turns in full detail.
 _DOUBT = 0.12
 #: Side of the view in which a face is looked at again, and its scale there against the 128 template.
 _STEADY_VIEW = 96
@@ -94,11 +100,14 @@ class DetectorOptions:
             Both lie low on purpose: a hand that is blurred is a smaller harm than a face that is not.
         minimum_face: faces whose box's shorter side is below this many pixels are neither searched for nor reported.
             Halving it makes the search of a big picture up to four times as slow; raising it makes it faster.
-        rotations: True: also search the picture turned by 90, 180 and 270 degrees; "auto": only when the upright
-            picture shows no face, or doubtful ones only; False: never. (Faces turned by up to about 45 degrees are
-            found anyway.) Unless it is False, each face that the detector is not quite sure of is looked at in all
-            four turns, because detectors find most faces that stand on their heads, but give them the points of
-            upright ones.
+        keep_smaller: report smaller ones too where they happen to be found.
+        rotations: "auto": also search the picture turned by 90, 180 and 270 degrees, shrunk to the detector's
+            `small_side`, and in full detail where the upright picture shows no face, or doubtful ones only; True: in
+            full detail always; False: never. (Faces turned by up to about 45 degrees are found anyway.) Unless it is
+            False, each face that the detector is not quite sure of is looked at in all four turns, because detectors
+            find most faces that stand on their heads, but give them the points of upright ones.
+        borders: also look at the picture with mirrored borders, in which a face of which a third is visible becomes a
+            whole one.
         overlap: two boxes with a larger intersection over union than this are taken for one face.
         steady: look at each face again, aligned and mirrored, and average the points (10 ms a face). The points then
             depend less on where and how large a face is in its picture: over shifted, scaled and JPEG-coded versions
@@ -108,7 +117,9 @@ class DetectorOptions:
 
     score_threshold: float | None = None
     minimum_face: float = 12.0
+    keep_smaller: bool = False
     rotations: Rotations = "auto"
+    borders: bool = False
     overlap: float = 0.35
     steady: bool = True
 
@@ -142,6 +153,8 @@ class Detector(abc.ABC):
     default_threshold: float = 0.5
     #: From this confidence on a face is upright for sure; below it is looked at in all four turns.
     sure_score: float = 1.0
+    #: Longest side, in pixels, of the views with a mirrored border, and of those in which turned faces are looked for.
+    small_side: int = 640
 
     def __init__(self, options: DetectorOptions | None = None) -> None:
         self.options = options or DetectorOptions()
@@ -176,29 +189,67 @@ class Detector(abc.ABC):
         Raises:
             InputError: `rgb` is not a picture.
         """
-        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
-            raise InputError(f"a picture must be (H, W, 3) uint8 RGB, got {rgb.dtype} of shape {rgb.shape}")
-        found = self._search(rgb, tiles=True)
-        rotations = self.options.rotations
-        doubtful = all(item.face.score < self.sure_score - _DOUBT for item in found)
-        if rotations is True or (rotations == "auto" and doubtful):
-            # Beside upright candidates a turned one must be fairly sure: turned patterns make more false alarms.
-            least = 0.5 * (1.0 + self.threshold) if found and rotations == "auto" else 0.0
-            for turns in (1, 2, 3):
-                turned = np.ascontiguousarray(np.rot90(rgb, turns))
-                # Tiles of turned pictures are searched only on demand: three more passes over 5,000 pixels are slow.
-                found += [
-                    replace(item, face=_turn_back(item.face, turns, rgb.shape[0], rgb.shape[1]))
-                    for item in self._search(turned, tiles=rotations is True)
-                    if item.face.score >= least
-                ]
+        _checked_shape(rgb)
+        found = self._search(rgb, tiles=True, borders=self.options.borders)
+        if self.options.rotations is not False:
+            found += self._turned(rgb, found)
         faces = [item.face for item in _without_duplicates(found, self.options.overlap)]
-        faces = [face for face in faces if face.size >= self.options.minimum_face]
-        if rotations is not False:
+        if not self.options.keep_smaller:
+            faces = [face for face in faces if face.size >= self.options.minimum_face]
+        if self.options.rotations is not False:
             faces = [face if face.score >= self.sure_score else self._set_upright(rgb, face) for face in faces]
         if self.options.steady:
             faces = [replace(face, points=self._steadied(rgb, face.points)) for face in faces]
         return sorted(faces, key=lambda face: (face.box[0], face.box[1]))
+
+    def detect_across_seam(self, rgb: ByteArray) -> list[Face]:
+        """Faces that begin at the right border of a picture and go on at its left one: those on the seam of a panorama.
+
+        Args:
+            rgb: (H, W, 3) uint8 RGB of any size.
+
+        Returns:
+            Each face twice, once for each border, with a box that reaches beyond it. Empty for a picture less than
+            twice as wide as high: no panorama of 360 degrees.
+
+        Raises:
+            InputError: `rgb` is not a picture.
+        """
+        height, width = _checked_shape(rgb)
+        if width < 2 * height:
+            return []
+        half = height // 2
+        strip = np.concatenate([rgb[:, width - half :], rgb[:, :half]], axis=1)
+        found = [face for face in self.detect(strip) if face.box[0] < half < face.box[2]]
+        return [_moved(face, shift, 0.0) for face in found for shift in (width - half, -half)]
+
+    def _turned(self, rgb: ByteArray, upright: list[_Found]) -> list[_Found]:
+        """Faces of the picture turned by 90, 180 and 270 degrees, in pixels of the upright one."""
+        doubtful = all(item.face.score < self.sure_score - _DOUBT for item in upright)
+        full = self.options.rotations is True or doubtful
+        # Beside upright candidates a turned one must be a little surer (measured, YuNet: what is no face gets up to
+        # .63, a small tilted face .66 and more).
+        least = self.threshold + 0.125 * (1.0 - self.threshold) if upright and self.options.rotations == "auto" else 0.0
+        height, width = rgb.shape[:2]
+        # Shrunk before it is turned: the big picture is read once.
+        scale = min(self._scales(rgb)[0], self.small_side / max(height, width), _TURNED_SCALE)
+        view, scale_x, scale_y = (rgb, 1.0, 1.0) if full else _resized(rgb, scale)
+        found = []
+        for turns in (1, 2, 3):
+            turned = np.ascontiguousarray(np.rot90(view, turns))
+            # Tiles of turned pictures are searched only on demand: three more passes over 5,000 pixels are slow.
+            if self.options.rotations is True:
+                seen = self._search(turned, tiles=True, borders=self.options.borders)
+            elif full:
+                seen = self._search(turned, tiles=False, borders=False)
+            else:  # a turned face that fills the picture has no sure upright one beside it
+                seen = self._view(turned, 1.0, 0.0)
+            for item in seen:
+                if item.face.score < least:
+                    continue
+                face = _turn_back(item.face, turns, view.shape[0], view.shape[1])
+                found.append(replace(item, face=_mapped(face, scale_x, scale_y, 0.0, 0.0)))
+        return found
 
     def _set_upright(self, rgb: ByteArray, face: Face) -> Face:
         """Look at a doubtful face in all four turns: detectors find turned faces too, with points as if upright."""
@@ -260,32 +311,48 @@ class Detector(abc.ABC):
             current = steadied
         return current.astype(np.float32)
 
-    def _search(self, rgb: ByteArray, tiles: bool) -> list[_Found]:
-        height, width = rgb.shape[:2]
-        longest = max(height, width)
+    def _scales(self, rgb: ByteArray) -> tuple[float, float]:
+        """Scale of the view of the whole picture, and the finest one that is worth a look."""
+        longest = max(rgb.shape[:2])
         # Fine enough that the smallest wanted face has the size the detector is reliable at; at most doubled.
         finest = min(2.0, _RELIABLE_FACE / self.options.minimum_face)
         if longest * min(finest, 1.0) > _VIEW_SIDE:
             finest = min(finest, 1.0)
         elif longest * finest > _VIEW_SIDE:
             finest = max(1.0, _VIEW_SIDE / longest)
+        return min(finest, _VIEW_SIDE / longest), finest
+
+    def _search(self, rgb: ByteArray, *, tiles: bool, borders: bool) -> list[_Found]:
+        whole, finest = self._scales(rgb)
         found: list[_Found] = []
-        whole = min(finest, _VIEW_SIDE / longest)
-        found += self._view(rgb, whole, 0.0)
-        found += self._view(rgb, min(whole, _COARSE_SIDE / longest), _COARSE_MARGIN)
+        mirrored = min(whole, self.small_side / max(rgb.shape[:2]))
+        if borders:
+            found += self._view(rgb, mirrored, _MIRROR_MARGIN, mirror=True)
+        if not borders or whole > mirrored:
+            found += self._view(rgb, whole, 0.0)
+        found += self._view(rgb, min(whole, _COARSE_SIDE / max(rgb.shape[:2])), _COARSE_MARGIN)
         if tiles and finest > whole * 1.1:
             found += self._tiles(rgb, finest)
         return found
 
-    def _view(self, rgb: ByteArray, scale: float, margin: float) -> list[_Found]:
+    def _view(self, rgb: ByteArray, scale: float, margin: float, *, mirror: bool = False) -> list[_Found]:
         view, scale_x, scale_y = _resized(rgb, scale)
         border = round(margin * max(view.shape[:2]))
         # The detectors' strides need 32 pixels; very small pictures get a wider border.
         border = max(border, -(-(64 - min(view.shape[:2])) // 2) if min(view.shape[:2]) < 64 else 0)
         if border:
-            view = cv2.copyMakeBorder(view, border, border, border, border, cv2.BORDER_REPLICATE).astype(np.uint8)
-        faces = self.find(np.ascontiguousarray(view), self.threshold)
-        return [_Found(_mapped(face, scale_x, scale_y, -border, -border), face.score) for face in faces]
+            kind = cv2.BORDER_REFLECT if mirror else cv2.BORDER_REPLICATE
+            view = cv2.copyMakeBorder(view, border, border, border, border, kind).astype(np.uint8)
+        found = []
+        for face in self.find(np.ascontiguousarray(view), self.threshold):
+            mapped = _mapped(face, scale_x, scale_y, -border, -border)
+            if mirror:
+                mapped = _out_of_the_mirror(mapped, rgb.shape)
+                # A corner is mirrored twice: anything becomes a symmetric pattern there.
+                if _in_a_corner(mapped.box, rgb.shape) and face.score < 0.5 * (1.0 + self.threshold):
+                    continue
+            found.append(_Found(mapped, face.score))
+        return found
 
     def _tiles(self, rgb: ByteArray, scale: float) -> list[_Found]:
         height, width = rgb.shape[:2]
@@ -305,13 +372,14 @@ class Detector(abc.ABC):
                     or (box[2] > x1 - x0 - edge and x1 < width)
                     or (box[3] > y1 - y0 - edge and y1 < height)
                 )
-                moved = Face(
-                    (box[0] + x0, box[1] + y0, box[2] + x0, box[3] + y0),
-                    (mapped.points + np.array([x0, y0], dtype=np.float32)).astype(np.float32),
-                    mapped.score,
-                )
-                found.append(_Found(moved, face.score - (0.5 if cut else 0.0)))
+                found.append(_Found(_moved(mapped, x0, y0), face.score - (0.5 if cut else 0.0)))
         return found
+
+
+def _checked_shape(rgb: ByteArray) -> tuple[int, int]:
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
+        raise InputError(f"a picture must be (H, W, 3) uint8 RGB, got {rgb.dtype} of shape {rgb.shape}")
+    return rgb.shape[0], rgb.shape[1]
 
 
 def _look(rgb: ByteArray, to_view: npt.NDArray[np.float64], size: int) -> ByteArray:
@@ -338,6 +406,36 @@ def _mapped(face: Face, scale_x: float, scale_y: float, shift_x: float, shift_y:
     points = (face.points + shift + 0.5) / scales - 0.5
     box = ((x0 + shift_x) / scale_x, (y0 + shift_y) / scale_y, (x1 + shift_x) / scale_x, (y1 + shift_y) / scale_y)
     return Face(box, points.astype(np.float32), face.score)
+
+
+def _moved(face: Face, x: float, y: float) -> Face:
+    x0, y0, x1, y1 = face.box
+    points = (face.points + np.array([x, y], dtype=np.float32)).astype(np.float32)
+    return replace(face, box=(x0 + x, y0 + y, x1 + x, y1 + y), points=points)
+
+
+def _in_a_corner(box: Sequence[float], shape: tuple[int, ...]) -> bool:
+    """Whether a quarter or more of a box's width and of its height lies beyond the picture's border."""
+    height, width = shape[:2]
+    x0, y0, x1, y1 = box
+    return max(-x0, x1 - width) > 0.25 * (x1 - x0) and max(-y0, y1 - height) > 0.25 * (y1 - y0)
+
+
+def _out_of_the_mirror(face: Face, shape: tuple[int, ...]) -> Face:
+    """A face whose middle lies beyond the picture's border was seen in the mirror: it is sent back inside."""
+    height, width = shape[:2]
+    x0, y0, x1, y1 = face.box
+    points = face.points
+    if not 0 <= x0 + x1 <= 2 * width:
+        edge = 0 if x0 + x1 < 0 else width
+        x0, x1 = 2 * edge - x1, 2 * edge - x0
+        points = (points * (-1, 1) + (2 * edge - 1, 0)).astype(np.float32)[[1, 0, 2, 4, 3]]
+    if not 0 <= y0 + y1 <= 2 * height:
+        edge = 0 if y0 + y1 < 0 else height
+        y0, y1 = 2 * edge - y1, 2 * edge - y0
+        # Upside down in the mirror: where its points were seen says little about the real one's.
+        points = points_from_box((x0, y0, x1, y1))
+    return Face((x0, y0, x1, y1), points, face.score)
 
 
 def _tile_boxes(width: int, height: int, side: int, overlap: int) -> Iterator[tuple[int, int, int, int]]:
@@ -463,6 +561,7 @@ class CenterFace(Detector):
     name = "centerface"
     default_threshold = 0.4
     sure_score = 0.85
+    small_side = 320  # it is six times as slow as YuNet
     _outputs = ("537", "538", "539", "540")
 
     def __init__(self, options: DetectorOptions | None = None) -> None:
@@ -498,7 +597,7 @@ class CenterFace(Detector):
         if nets is None:
             nets = self._local.nets = {}
         if shape not in nets:
-            while len(nets) >= 4:  # about 30 MB each with their buffers
+            while len(nets) >= 8:  # up to 30 MB each with their buffers; a picture takes five shapes
                 nets.pop(next(iter(nets)))
             nets[shape] = cv2.dnn.readNetFromONNX(self._data)
         return nets[shape]
@@ -618,12 +717,10 @@ def faces_from_boxes(rgb: ByteArray, boxes: Sequence[Sequence[float]], detector:
         best = Face((x0, y0, x1, y1), estimated, 0.0)
         overlap = _BOX_MATCH
         for found in finder.detect(np.ascontiguousarray(view)):
-            mapped = _mapped(found, scale_x, scale_y, 0.0, 0.0)
-            moved = (mapped.box[0] + left, mapped.box[1] + top, mapped.box[2] + left, mapped.box[3] + top)
-            common = box_overlap(moved, (x0, y0, x1, y1))
+            moved = _moved(_mapped(found, scale_x, scale_y, 0.0, 0.0), left, top)
+            common = box_overlap(moved.box, (x0, y0, x1, y1))
             if common > overlap:
-                points = (mapped.points + np.array([left, top], dtype=np.float32)).astype(np.float32)
-                best, overlap = Face((x0, y0, x1, y1), points, found.score), common
+                best, overlap = replace(moved, box=(x0, y0, x1, y1)), common
         faces.append(best)
     return faces
 

@@ -37,7 +37,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -347,8 +347,15 @@ def _missing(path: Path, entry: Mapping[str, Any]) -> CheckpointError:
     return CheckpointError(f"{path} is missing; get a fresh copy of the checkpoint")
 
 
-def load_networks(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+def load_networks(
+    folder: str | os.PathLike[str], manifest: Mapping[str, Any], *, names: Sequence[str] | None = None
+) -> dict[str, dict[str, Tensor]]:
     """Check every file and read the networks.
+
+    Args:
+        folder: the checkpoint's folder.
+        manifest: its manifest.
+        names: of the networks that are read; None: all.
 
     Returns:
         State dicts by network name, on the CPU; those of the variant that the manifest asks for.
@@ -360,7 +367,12 @@ def load_networks(folder: str | os.PathLike[str], manifest: Mapping[str, Any]) -
     from safetensors.torch import load
 
     networks: dict[str, dict[str, Tensor]] = {}
-    network_of = {file: network for network, files in network_files(manifest).items() for file in files}
+    network_of = {
+        file: network
+        for network, files in network_files(manifest).items()
+        if names is None or network in names
+        for file in files
+    }
     for name, network in network_of.items():
         entry = manifest["files"][name]
         # The bytes that are hashed are the bytes that are loaded: a file swapped in between changes nothing.
@@ -413,7 +425,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> 
     for name, value in state.items():
         if value.shape != expected[name].shape:
             raise CheckpointError(
-                f"{what}: {name} has the shape {tuple(value.shape)} instead of {tuple(expected[name].shape)}"
+                f"{what}: {name} has the shape {tuple(value.shape)} instead of "
+                f"{tuple(expected[name].shape)}; it does not fit its config"
             )
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{what}: {name} holds values that are not finite; export it again")

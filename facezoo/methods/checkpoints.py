@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from facezoo.core.configuration import build_strict
 from facezoo.errors import CheckpointError, InputError
-from facezoo.files import checkpoint_file, network_files
+from facezoo.hub.manifest import load_networks, load_strictly
 
 __all__ = ["checkpoint_config", "fill_networks"]
 
@@ -34,21 +32,16 @@ def checkpoint_config(kind: type[Config], folder: Path, manifest: Mapping[str, A
 def fill_networks(networks: Mapping[str, nn.Module], folder: Path, manifest: Mapping[str, Any]) -> None:
     """Fill each network from the safetensors files of its name, wherever the manifest says that they lie.
 
+    The bytes that are loaded are the bytes that are hashed, see `load_networks`.
+
     Raises:
-        CheckpointError: a file that is missing, damaged, or does not fit its network exactly.
+        CheckpointError: a file that is missing, damaged, altered or not finite, or does not fit its network exactly.
     """
-    files = network_files(manifest)
+    states = load_networks(folder, manifest, names=list(networks))
     for name, network in networks.items():
-        paths = [checkpoint_file(folder, manifest, file) for file in files.get(name, [f"{name}.safetensors"])]
-        path = paths[0]
-        try:
-            state: dict[str, Tensor] = {}
-            for path in paths:
-                part = load_file(path)
-                if twice := sorted(set(part) & set(state)):
-                    raise RuntimeError(f"{twice[0]} is in two of its parts")
-                state |= part
-            network.load_state_dict(state, strict=True)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{path} does not fit its config ({reason}); get a fresh copy") from error
+        if name not in states:
+            raise CheckpointError(
+                f"{folder / name}.safetensors is not in the manifest, so the checkpoint does not fit its method; get a "
+                "fresh copy"
+            )
+        load_strictly(network, states[name], f"{folder / name}.safetensors")

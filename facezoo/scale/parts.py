@@ -360,6 +360,9 @@ class PartWorker:
             settings.model,
             revision=settings.revision,
             detector=settings.detector,
+            threshold=settings.threshold,
+            rotations=settings.rotations,
+            min_face=settings.min_face,
             device=settings.device,
             **options,
         )
