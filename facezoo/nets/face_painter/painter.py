@@ -216,8 +216,6 @@ class FacePainter(nn.Module):
         self.texture = TextureModel(
             self.frame.valid, features, c.texture_traits, c.varying, c.details, c.personal_details
         )
-            self.frame.valid, features, c.texture_traits, c.varying, c.details, c.personal_details
-        )
         self.traits = TraitModel(c.identity_dim, c.traits)
         self.identity_distribution = IdentityDistribution(c.identity_dim)
         self.portrait = Portrait(c.identity_dim, self.texture.light_mean.numel(), topology.POINTS)
