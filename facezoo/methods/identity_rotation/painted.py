@@ -38,6 +38,8 @@ from facezoo.recognition import load_recogniser
 
 _TURN = "identity_rotation/turn"
 _CODE = "identity_rotation/lattice"
+_TOLD_LIMIT = 3.0
+"""Traits are told to a recovery up to so many deviations."""
 
 
 class PaintedRotation(LearnedMethod):
@@ -111,8 +113,7 @@ class PaintedRotation(LearnedMethod):
         if len(faces) == 0:
             return faces.clone()
         crops = self._on_device(faces)
-        mesh, identity = self._mesh(crops), self._identity(crops)
-        state = self.painter.observe(crops, mesh, identity)
+        state = self.painter.observe(crops, self._mesh(crops), self._identity(crops), _TOLD_LIMIT)
         nonces = [self.lattice.layout.face_nonce(key, crop) for crop in crops]
         if options.pseudonym == "picture":
             strangers = [self._stranger(_row(state.person, i), key, options, nonce) for i, nonce in enumerate(nonces)]
@@ -122,7 +123,7 @@ class PaintedRotation(LearnedMethod):
         result = self.painter.paint(crops, state, person).result
         result = gray_as(crops, result)
         if options.conceal:
-            angles = self.lattice.angles(self.painter.describe(crops, mesh, identity)).cpu()
+            angles = self.lattice.angles(self.painter.describe(state)).cpu()
             phasors = self.lattice.layout.encrypt(angles, [key] * len(crops), nonces)
             result = self.lattice.write(result, phasors.to(result))
         return result.clamp(-1, 1).to(faces)

@@ -25,8 +25,6 @@ __all__ = ["FacePainter", "FaceState", "Painting", "Person", "TraitModel", "Turn
 
 _SOFT_EDGE = 7
 """Width of the mask's soft edge, in pixels of a crop of 128."""
-_TOLD_LIMIT = 3.0
-"""Traits are told to a recovery up to so many deviations."""
 _TURN_RANGE = (0.45, 0.8)
 """Turns of the head (sine) over which the exchange of shape fades out: an outline seen from the side is not known."""
 
@@ -354,16 +352,16 @@ class FacePainter(nn.Module):
         kinds = (c.identity_dim, c.traits, c.details, c.expressions, POSE_NUMBERS, lights)
         return tuple((count, place == 2) for place, count in enumerate(kinds))
 
-    def describe(self, faces: Tensor, mesh: Tensor, identity: Tensor) -> Tensor:
+    def describe(self, state: FaceState) -> Tensor:
         """A face as about standard normal numbers ``(B, N)``, from which ``recall`` brings it back.
 
-        In order: identity vector (whitened), traits, details, expression, pose, light.
+        In order: identity vector (whitened), traits, details, expression, pose, light. Traits are told up to where
+        ``observe`` cut them.
         """
-        state = self.observe(faces, mesh, identity, _TOLD_LIMIT)
         expression = self.shape.expressions(state.shapes)
         light = (state.light - self.texture.light_mean) / self.texture.light_deviation
         parts = (
-            self.identity_distribution.whiten(identity),
+            self.identity_distribution.whiten(state.person.identity),
             state.person.own,
             state.person.details,
             expression,
