@@ -250,8 +250,10 @@ def load_features(name: str) -> FeatureNetwork:
     backbone = timm.create_model(name, pretrained=False, features_only=True)
     path = _timm_weights(name)
     _fill_backbone(backbone, read_state(path), path)
-    data = timm.data.resolve_model_data_config(backbone)
-    return FeatureNetwork(_TimmBody(backbone, data["mean"], data["std"]), backbone.feature_info.channels(), None)
+    about: Any = backbone  # timm's attributes have no types
+    preprocessing = about.pretrained_cfg
+    body = _TimmBody(backbone, preprocessing["mean"], preprocessing["std"])
+    return FeatureNetwork(body, about.feature_info.channels(), None)
 
 
 def _timm_weights(name: str) -> Path:

@@ -169,12 +169,13 @@ class Lattice:
         real, imaginary = phasors.chunk(2, 1)
         step = self.step.to(covers)
         wanted = torch.atan2(imaginary, real) / (2 * math.pi) * step
-        # A clipped pixel cannot be moved: leave it a little room.
-        room = (covers * 127.5).clamp(-126.5, 126.5) / 127.5
-        change = wanted - self._coefficients(room)
-        change = change - torch.round(change / step) * step
         inner = torch.zeros(self.side, self.side, device=covers.device, dtype=covers.dtype)
         inner[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] = 1
+        # A clipped pixel cannot be moved: leave it a little room where something is written.
+        written = inner.repeat_interleave(LATTICE_CELL, 0).repeat_interleave(LATTICE_CELL, 1) > 0
+        room = torch.where(written, covers.clamp(-126.5 / 127.5, 126.5 / 127.5), covers)
+        change = wanted - self._coefficients(room)
+        change = change - torch.round(change / step) * step
         basis = self.basis[:, None].to(covers)
         pixels = torch.nn.functional.conv_transpose2d(change * inner, basis, stride=LATTICE_CELL)
         return room + pixels / 127.5

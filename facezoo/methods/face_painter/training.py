@@ -98,7 +98,7 @@ class FacePainterTraining(PhasedModule):
         chosen = several_first(everyone, self.config.fit_faces)
 
         def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-            for part in tqdm(chosen.split(_FIT_BATCH), desc="linear painter", unit="batch", dynamic_ncols=True):
+            for part in tqdm(torch.split(chosen, _FIT_BATCH), desc="linear painter", unit="batch", dynamic_ncols=True):
                 yield self._inputs(data.__getitems__(part.tolist()))
 
         meshes = torch.from_numpy(data.all(MESH_FIELD))[chosen]

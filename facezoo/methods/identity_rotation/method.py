@@ -58,16 +58,16 @@ class IdentityRotation(LearnedMethod):
         self, networks: IdentityRotationNetworks, recogniser: nn.Module, options: Options | None = None
     ) -> None:
         super().__init__(options)
-        self.networks = networks.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = networks.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
         self.recogniser = recogniser
         self.identity_encoders = (networks.config.recogniser,)
         self.crop_size = networks.config.size
         self.device = torch.device("cpu")
 
     @classmethod
-    def from_checkpoint(
+    def from_checkpoint(  # type: ignore[override]  # one method name, two kinds of checkpoints
         cls, folder: Path, manifest: dict[str, Any], options: Options | None = None
-    ) -> Self | PaintedRotation:  # type: ignore[override]
+    ) -> Self | PaintedRotation:
         """Builds the networks of a checkpoint folder, strictly; with a face painter it is a ``PaintedRotation``.
 
         Raises:

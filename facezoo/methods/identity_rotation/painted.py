@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -52,11 +52,11 @@ class PaintedRotation(LearnedMethod):
         options: options for every call.
     """
 
-    name = "identity_rotation"
-    reversible = True
-    uses_key = True
-    requires_key = True
-    options_class: type[Options] = IdentityRotationOptions
+    name: ClassVar[str] = "identity_rotation"
+    reversible: ClassVar[bool] = True
+    uses_key: ClassVar[bool] = True
+    requires_key: ClassVar[bool] = True
+    options_class: ClassVar[type[Options]] = IdentityRotationOptions
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class PaintedRotation(LearnedMethod):
     ) -> None:
         super().__init__(options)
         self.painter = painter.eval().requires_grad_(False)
-        self.painter.refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.painter.refiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
         self.recogniser = recogniser
         self.config = config
         self.identity_encoders = (config.recogniser,)

@@ -7,7 +7,6 @@ of a side of S pixels lies at (i + 0.5) / S). ``grid_sample`` wants them doubled
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +34,8 @@ class Rendering:
     """A mesh drawn into the picture.
 
     Attributes:
-        texture_places: ``(B, S, S, 2)`` where each pixel lies in the frame, in crop units; 0 outside the face.
+        texture_places: ``(B, S, S, 2)`` where each pixel lies in the frame, in crop units; around the face, in
+            the band, the frame's surroundings, and 0 beyond.
         source_places: ``(B, S, S, 2)`` where each pixel lies in the picture before the mesh was moved.
         inside: ``(B, 1, S, S)`` 1 on visible triangles of the face, 0 elsewhere.
         triangle: ``(B, S, S)`` int64, the face's triangle at each pixel; 0 outside the face too.
@@ -182,7 +182,7 @@ class TextureFrame(nn.Module):
     def _ring(self, points: Tensor) -> Tensor:
         outline = points[:, self.outline]
         centre = outline.mean(1, keepdim=True)
-        return cast(Tensor, centre + (outline - centre) * _RING)
+        return centre + (outline - centre) * _RING
 
     def _with_ring(self, points: Tensor) -> Tensor:
         return torch.cat([points, self._ring(points)], 1)
@@ -236,7 +236,7 @@ class TextureFrame(nn.Module):
             if not len(picked):
                 continue
             side = int(extent[picked[:, 0], picked[:, 1]].max()) + 1
-            for part in picked.split(max(1, _CHUNK // side**2)):
+            for part in torch.split(picked, max(1, _CHUNK // side**2)):
                 self._fill_group(part, corners, low, rank, best, side, size)
         triangle = rank.argsort(1).gather(1, best.clamp_min(0))  # from the rank back to the triangle
         filled = torch.where(best >= 0, triangle, best)

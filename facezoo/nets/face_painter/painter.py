@@ -373,7 +373,7 @@ class FacePainter(nn.Module):
     def recall(self, numbers: Tensor) -> FaceState:
         """The face that numbers ``(B, N)`` tell."""
         c = self.config
-        white, own, details, expression, placed, light = numbers.split([count for count, _ in self.told], 1)
+        white, own, details, expression, placed, light = torch.split(numbers, [count for count, _ in self.told], 1)
         identity = self.identity_distribution(white)
         pose = self.shape.pose_from_numbers(placed)
         traits = self.traits.compose(own, identity)[:, : c.shape_traits]
@@ -411,7 +411,7 @@ class FacePainter(nn.Module):
         columns, whole = torch.cat(features), torch.cat(texels)
         self.texture.fit(columns, whole, person, c.trait_faces, c.ridge)
         rows, lights = [], []
-        for at, part in zip(range(0, len(whole), 512), whole.split(512), strict=True):
+        for at, part in zip(range(0, len(whole), 512), torch.split(whole, 512), strict=True):
             seen = part.float()
             lights.append(self.texture.light(seen))
             rows.append(self.texture.traits(seen, self.texture.guess(columns[at : at + 512], lights[-1])))

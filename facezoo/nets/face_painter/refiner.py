@@ -60,8 +60,8 @@ class Refiner(nn.Module):
         self.up = nn.ModuleList(_Block(2 * w, w, 128) for w in reversed(widths))
         self.grow = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in reversed(list(itertools.pairwise(widths))))
         self.head = nn.Conv2d(widths[0], 3 * 4, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, guess: Tensor, places: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
         """Refines the inside of a mask.

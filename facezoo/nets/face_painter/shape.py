@@ -88,7 +88,7 @@ def fit_pose(points: Tensor, mean: Tensor) -> Pose:
 
 def person_means(values: Tensor, person: Tensor) -> Tensor:
     """Mean of each person's rows, given back for every row: ``(N, F)`` and ``(N,)`` int64 -> ``(N, F)``."""
-    _, place = person.unique(return_inverse=True)
+    _, place = torch.unique(person, return_inverse=True)
     count = torch.zeros(int(place.max()) + 1, dtype=values.dtype).index_add_(0, place, torch.ones_like(values[:, 0]))
     total = torch.zeros(len(count), values.shape[1], dtype=values.dtype).index_add_(0, place, values)
     return (total / count[:, None])[place]
@@ -96,7 +96,7 @@ def person_means(values: Tensor, person: Tensor) -> Tensor:
 
 def within_people(values: Tensor, person: Tensor) -> Tensor:
     """Differences to the own person's mean, of people with two or more pictures, unbiased: ``(M, F)``."""
-    _, place, count = person.unique(return_inverse=True, return_counts=True)
+    _, place, count = torch.unique(person, return_inverse=True, return_counts=True)
     several = count[place] > 1
     factor = (count / (count - 1).clamp_min(1)).sqrt().to(values.dtype)[place]
     return ((values - person_means(values, person)) * factor[:, None])[several]
@@ -104,7 +104,7 @@ def within_people(values: Tensor, person: Tensor) -> Tensor:
 
 def several_first(person: Tensor, most: int) -> Tensor:
     """Indices, in order, of at most ``most`` pictures: those of people with the most pictures are taken first."""
-    _, place, count = person.unique(return_inverse=True, return_counts=True)
+    _, place, count = torch.unique(person, return_inverse=True, return_counts=True)
     return count[place].argsort(descending=True, stable=True)[:most].sort().values
 
 
@@ -220,4 +220,4 @@ class ShapeModel(nn.Module):
             ("identity", identity),
             ("identity_deviation", spread),
         ):
-            getattr(self, name).copy_(value.clamp_min(1e-9) if name.endswith("deviation") else value)
+            getattr(self, name).copy_(value.clamp_min(1e-6) if name.endswith("deviation") else value)
