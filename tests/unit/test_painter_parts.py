@@ -326,7 +326,7 @@ def test_a_fitted_painter_turns_people_almost_back_and_nobody_else():
 def test_numbers_bring_a_face_back():
     known, rows = invented(), slice(0, 48, 5)
     painter, faces, mesh = known.painter, known.faces[rows], known.mesh[rows]
-    numbers = painter.describe(faces, mesh, known.identity[rows])
+    numbers = painter.describe(painter.observe(faces, mesh, known.identity[rows], 3.0))
     assert numbers.shape == (len(faces), sum(count for count, _ in painter.told))
     assert numbers.std() == pytest.approx(1.0, abs=0.35)
     assert [count for count, detail in painter.told if detail] == [TINY.details]
