@@ -103,7 +103,8 @@ class TextureFrame(nn.Module):
             ("corner_count", torch.bincount(triangles.flatten(), minlength=len(layout)).float()),
         ):
             self.register_buffer(name, value, persistent=False)
-        filled, weights = self._fill(layout.float()[None], triangles, torch.zeros(1, len(layout)), size)
+        filled = self._fill(layout.float()[None], triangles, torch.zeros(1, len(layout)), size)
+        weights = self._barycentric(layout.float()[None], triangles[filled.clamp_min(0)], size)
         self.register_buffer("texel_triangle", filled[0].clamp_min(0), persistent=False)
         self.register_buffer("texel_weights", weights[0], persistent=False)
         self.register_buffer("valid", (filled[0] >= 0).view(1, 1, size, size), persistent=False)
@@ -161,7 +162,7 @@ class TextureFrame(nn.Module):
             sign = torch.sign(_cross(self.layout[None], self.triangles))
             band_sign = torch.sign(_cross(self._with_ring(self.layout[None]), self.band))
             toward = _cross(everywhere, triangles) * torch.cat([sign, band_sign], 1) > 0
-            filled, _ = self._fill(everywhere, triangles, depth, size, toward)
+            filled = self._fill(everywhere, triangles, depth, size, toward)
         found = filled >= 0
         corners = triangles[filled.clamp_min(0)]
         weights = self._barycentric(everywhere, corners, size)
@@ -209,7 +210,7 @@ class TextureFrame(nn.Module):
 
     def _fill(
         self, points: Tensor, triangles: Tensor, depth: Tensor, size: int, drawn: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """Which triangle each pixel's centre lies in: the nearest one of those drawn.
 
         Args:
@@ -220,7 +221,7 @@ class TextureFrame(nn.Module):
             drawn: ``(B, T)``; None: all.
 
         Returns:
-            ``(B, S * S)`` numbers of triangles, -1 where there is none, and the corners' weights ``(B, S * S, 3)``.
+            ``(B, S * S)`` numbers of triangles, -1 where there is none.
         """
         batch, count = len(points), len(triangles)
         corners = points[:, triangles] * size - 0.5
@@ -239,8 +240,7 @@ class TextureFrame(nn.Module):
             for part in torch.split(picked, max(1, _CHUNK // side**2)):
                 self._fill_group(part, corners, low, rank, best, side, size)
         triangle = rank.argsort(1).gather(1, best.clamp_min(0))  # from the rank back to the triangle
-        filled = torch.where(best >= 0, triangle, best)
-        return filled, self._barycentric(points, triangles[filled.clamp_min(0)], size)
+        return torch.where(best >= 0, triangle, best)
 
     @staticmethod
     def _fill_group(
