@@ -23,8 +23,8 @@ class PaintedRotationConfig(FacePainterConfig):
     """
 
     painter: Literal["face_painter"] = "face_painter"
-    step_inside: float = 12.0
-    step_outside: float = 8.0
+    step_inside: float = 16.0
+    step_outside: float = 12.0
     extra_degrees: float = 10.0
     repeats: int = 8
     detail_repeats: int = 4
