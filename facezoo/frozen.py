@@ -26,6 +26,7 @@ from facezoo.nets.lpips import LPIPS, LPIPSNet
 __all__ = [
     "PEPPA",
     "fill",
+    "fill_backbone",
     "load_landmarks",
     "load_lpips",
     "load_parser",
@@ -94,6 +95,23 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str)
         network.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{path} is no {what}: {' '.join(str(error).split())[:200]}") from error
+
+
+def fill_backbone(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Loads a timm model without its classifier from a state dict that may have one, by name.
+
+    A file that names the same tensors otherwise is taken in order.
+
+    Raises:
+        CheckpointError: the tensors of ``path`` are those of another network.
+    """
+    wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    if not set(wanted) <= set(state):
+        values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
+        state = dict(zip(wanted, values, strict=False))
+    if any(key not in state or state[key].shape != value.shape for key, value in wanted.items()):
+        raise CheckpointError(f"{path} does not hold the weights of this timm model")
+    network.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
 def load_landmarks(name: str = "peppa") -> SlimLandmarks | None:
