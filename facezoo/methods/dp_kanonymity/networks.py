@@ -100,11 +100,12 @@ class TimmClassifier(nn.Module):
 
     def __init__(self, name: str, size: int, feature_dim: int, attributes: int) -> None:
         super().__init__()
-        self.backbone = timm_model(name, size, num_classes=0)
-        config: dict[str, Any] = self.backbone.pretrained_cfg
+        backbone: Any = timm_model(name, size, num_classes=0)  # timm's models have attributes that nn.Module does not know
+        self.backbone: nn.Module = backbone
+        config = backbone.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1) * 2 - 1, persistent=False)
         self.register_buffer("deviation", torch.tensor(config["std"]).view(1, 3, 1, 1) * 2, persistent=False)
-        self.feature = nn.Linear(int(self.backbone.head_hidden_size), feature_dim)
+        self.feature = nn.Linear(int(backbone.head_hidden_size), feature_dim)
         self.logits = nn.Linear(feature_dim, attributes)
 
     def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
