@@ -100,7 +100,7 @@ class TimmClassifier(nn.Module):
 
     def __init__(self, name: str, size: int, feature_dim: int, attributes: int) -> None:
         super().__init__()
-        backbone: Any = timm_model(name, size, num_classes=0)  # timm's models have attributes that nn.Module does not know
+        backbone: Any = timm_model(name, size, num_classes=0)  # Any: timm's models have attributes of their own
         self.backbone: nn.Module = backbone
         config = backbone.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1) * 2 - 1, persistent=False)
