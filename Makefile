@@ -22,7 +22,7 @@ CREATED := $(VENV)/.facezoo-created
 MADE := $(VENV)/.facezoo-made-by-make
 INSTALLED := $(VENV)/.facezoo-installed
 INSTALLED_DEV := $(VENV)/.facezoo-installed-dev
-INPUTS := pyproject.toml constraints/cpu.txt
+INPUTS := pyproject.toml $(wildcard constraints/*.txt)
 
 .DELETE_ON_ERROR:
 .PHONY: help install dev demo test test-all lint format wheel clean
@@ -38,6 +38,9 @@ $(CREATED):
 
 # A torch that is already there is kept (it may be the right one for a GPU); otherwise the constraints choose it.
 constraints = $$($(BIN)/python -c 'import importlib.util as u; print("" if u.find_spec("torch") else "-c constraints/cpu.txt")')
+# Tests need torchvision too: a pair that works together is kept. The plain install's torch alone, or a torchvision of
+# another torch, which fails when it is imported, gives way to the pair that the constraints name.
+pair = $$($(BIN)/python -c 'import torch, torchvision' 2>/dev/null || echo '-c constraints/dev.txt')
 
 $(INSTALLED): $(CREATED) $(INPUTS)
 	@echo "installing facezoo into $(VENV) (once; some minutes)"
@@ -46,7 +49,7 @@ $(INSTALLED): $(CREATED) $(INPUTS)
 
 $(INSTALLED_DEV): $(CREATED) $(INPUTS)
 	@echo "installing facezoo and what its tests need into $(VENV) (once; some minutes)"
-	$(PIP) install -qq --disable-pip-version-check $(constraints) --editable '.[dev]'
+	$(PIP) install -qq --disable-pip-version-check $(pair) --editable '.[dev]'
 	@touch $(INSTALLED) $@
 
 install: $(INSTALLED)

@@ -65,6 +65,7 @@ __all__ = [
     "MissedFaceError",
     "Report",
     "Result",
+    "check_record_key",
     "from_pretrained",
     "recover_sealed",
 ]
@@ -623,7 +624,7 @@ class Anonymizer:
         _check_key(key)
         found_record = _record_for(picture, record)
         if found_record is not None and key is not None and check_key:
-            _check_record_key(found_record, key)
+            check_record_key(found_record, key)
         if found_record is not None and use_seal and key is not None and _is_sealed(found_record):
             return recover_sealed(picture, key, found_record, metadata=metadata)
         if not self.method.reversible:
@@ -1005,7 +1006,7 @@ def recover_sealed(
         RecordError: another key, a changed record, or a picture of another size.
     """
     _check_key(key)
-    _check_record_key(record, key)
+    check_record_key(record, key)
     loaded, data = _load(picture, metadata, max_pixels)
     output = loaded.pixels.copy()
     height, width = output.shape[:2]
@@ -1124,7 +1125,13 @@ def _check_key(key: object) -> None:
         )
 
 
-def _check_record_key(record: PictureRecord, key: Key) -> None:
+def check_record_key(record: PictureRecord, key: Key) -> None:
+    """Refuses a key that is not the record's, and a record that was changed; records without a key pass.
+
+    Raises:
+        KeyMaterialError: another key.
+        RecordError: a changed record.
+    """
     if record.key_id is None:
         return
     if not record.matches_key(key):

@@ -704,8 +704,11 @@ class Processor:
         record = _record_of(job.source, job.record) if settings.use_record else None
         if self.key is None:
             raise KeyMaterialError("recovery needs a key")
-        from facezoo.anonymizer import recover_sealed
+        from facezoo.anonymizer import check_record_key, recover_sealed
 
+        if record is not None:
+            # Before the model that the record names is looked for: a changed record must not choose what is loaded.
+            check_record_key(record, self.key)
         if record is not None and record.faces and all(face.sealed for face in record.faces):
             result = recover_sealed(
                 job.source, self.key, record, metadata=settings.metadata, max_pixels=settings.max_pixels
@@ -738,6 +741,11 @@ class Processor:
             return self._anonymizer(self.settings.model)
         if record is None:
             raise InputError(f"{job.source} has no record beside it: say which model made it with --model NAME")
+        if record.key_id is None and set(record.model) & set("/\\"):
+            raise RecordError(
+                f"the record of {job.source} names the model {record.model}, and no key vouches for it; if you trust "
+                "it, name it with --model"
+            )
         try:
             return self._anonymizer(record.model)
         except UnknownNameError as error:

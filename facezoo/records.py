@@ -68,6 +68,7 @@ Box = tuple[float, float, float, float]
 
 _SIDECAR_SUFFIX: Final = ".facezoo.json"
 _MAX_RECORD_BYTES: Final = 2**28
+_MAX_PICTURE_BYTES: Final = 2**30
 _MAX_EMBEDDED_BYTES: Final = 7_900_000
 """libpng skips text chunks above 8,000,000 bytes, and programs that stand on it would lose the record."""
 
@@ -768,6 +769,10 @@ def _parse(text: str | bytes) -> dict[str, object]:
 
 def _read(path: Path, error_class: type[FacezooError], what: str) -> bytes:
     try:
+        size = path.stat().st_size
+        limit = _MAX_RECORD_BYTES if error_class is RecordError else _MAX_PICTURE_BYTES
+        if size > limit:
+            raise error_class(f"{what} {path} has {size >> 20} MB, more than the {limit >> 20} MB allowed")
         return path.read_bytes()
     except IsADirectoryError:
         raise error_class(f"{what} {path} is a folder; give a file") from None

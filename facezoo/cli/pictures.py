@@ -532,7 +532,7 @@ def _read_boxes(path: str | None) -> dict[str, object]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the boxes file {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the boxes file {path} is no JSON: {error}") from error
     if isinstance(content, list):
         return {"": content}

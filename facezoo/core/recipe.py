@@ -130,7 +130,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise InputError(
             f"cannot read the recipe {path}: {error.strerror}; see `facezoo recipes list` for the ones that ship"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not a YAML recipe: {str(error).splitlines()[0]}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path} is not a recipe: expected a mapping with name, method, config, train and data")

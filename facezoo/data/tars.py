@@ -26,6 +26,9 @@ __all__ = ["ARRAY_ENDING", "Member", "Sample", "read_samples"]
 ARRAY_ENDING = ".npy"
 """Ending of a picture as an array, besides all endings of pictures."""
 
+MAX_MEMBER_BYTES = 1 << 30
+"""Longer members are not read: no picture has so many bytes, and a header may claim anything."""
+
 _LONGEST_CHAIN = 16
 """So many links may stand between a name and its file."""
 
@@ -140,6 +143,11 @@ def _member(tar: tarfile.TarFile, entry: tarfile.TarInfo, links: _Links, content
             return Member(entry.name, b"", 0, 0, _by_name(entry.name), place)
         offset, length = place
     known = _by_name(entry.name)
+    if length > MAX_MEMBER_BYTES:
+        problem = f"is said to have {length >> 20} MB, more than the {MAX_MEMBER_BYTES >> 20} MB allowed"
+        return Member(entry.name, b"", 0, 0, known, problem)
+    if entry.name.startswith("/") or ".." in PurePosixPath(entry.name).parts:
+        return Member(entry.name, b"", 0, 0, known, "has a name that leads out of the folder it is unpacked in")
     wanted = length if contents else 0 if known else min(length, HEAD_BYTES)
     data = b""
     if wanted:

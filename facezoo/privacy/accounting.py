@@ -1,7 +1,7 @@
 """What several releases cost together, what sampling saves, and what a group of people pays.
 
 Closed forms are written out here. Tight numbers for mixtures come from an established accountant, Google's
-dp-accounting (maintained; plain numpy and scipy; neither torch nor torchvision), which the extra ``privacy`` installs:
+dp-accounting (maintained; plain numpy and scipy), which the extra ``privacy`` installs:
 ``pip install 'facezoo[privacy]'``. Without it `account` says so; the closed forms, which are upper bounds, always work.
 
 Imports no torch.

@@ -106,5 +106,5 @@ def build_dlib(tensors: Mapping[str, Tensor]) -> Recogniser:
     """Builds the recogniser from the bundled file, which is a state dict of ``DlibResNet``."""
     network = DlibResNet()
     network.load_state_dict(dict(tensors), strict=True)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     return Recogniser("dlib", network, dlib_window(), dim=128, licence="CC0-1.0", metric="euclidean")

@@ -115,5 +115,5 @@ def build_iresnet(state: Mapping[str, Tensor], source: str) -> Recogniser:
         raise CheckpointError(f"{source} is no insightface iresnet: its stages have {depth} blocks; use r18 to r200.")
     network = IResNet(depth, dim=state["fc.weight"].shape[0])
     network.load_state_dict(dict(state), strict=True)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     return Recogniser(name, network, arcface_window(), dim=network.fc.out_features, licence="of the user's weights")

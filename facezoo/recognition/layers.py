@@ -45,7 +45,7 @@ class ChannelPReLU(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, H, W) -> the same shape."""
-        activated: Tensor = _FrozenPReLU.apply(features, self.weight.to(features.dtype))  # type: ignore[no-untyped-call]
+        activated: Tensor = _FrozenPReLU.apply(features, self.weight.to(features.dtype))
         return activated
 
 

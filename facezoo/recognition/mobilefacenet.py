@@ -122,5 +122,5 @@ def build_mobilefacenet(state: Mapping[str, Tensor]) -> Recogniser:
     """Builds the recogniser from the published state dict."""
     network = MobileFaceNet()
     network.load_state_dict(dict(state), strict=True)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     return Recogniser("foamliu", network, arcface_window(), dim=128, licence="Apache-2.0")

@@ -130,5 +130,5 @@ def build_sface(tensors: Mapping[str, Tensor]) -> Recogniser:
     """Builds the recogniser from the bundled file's tensors (see ``sface_state``)."""
     network = SFace()
     network.load_state_dict(sface_state(tensors), strict=True)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     return Recogniser("sface", network, arcface_window(), dim=128, licence="Apache-2.0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,12 @@ from facezoo.methods.dp_kanonymity import losses
 from facezoo.methods.dp_kanonymity.config import AttributeRule, DPKAnonymityConfig
 from facezoo.methods.dp_kanonymity.method import AttributeChoices, DPKAnonymity
 from facezoo.methods.dp_kanonymity.model import DPKAnonymityNetworks
-from facezoo.methods.dp_kanonymity.networks import AttributeEditor, EditDiscriminator, SelectiveTransferUnit
+from facezoo.methods.dp_kanonymity.networks import (
+    AttributeEditor,
+    EditDiscriminator,
+    SelectiveTransferUnit,
+    TimmClassifier,
+)
 from facezoo.methods.dp_kanonymity.selection import (
     average_attributes,
     neighbour_votes,
@@ -260,13 +266,13 @@ def labelled(path: Path, count: int = 6) -> Path:
     return path
 
 
-def recipe_file(folder: Path, classify: int, edit: int) -> Path:
+def recipe_file(folder: Path, classify: int, edit: int, **config: str) -> Path:
     content = {
         "name": "dp_kanonymity.tiny",
         "method": "dp_kanonymity",
         "summary": "a test",
         "data": [str(labelled(folder / "set.safetensors"))],
-        "config": {**TINY, "classify_batches": classify, "edit_batches": edit},
+        "config": {**TINY, "classify_batches": classify, "edit_batches": edit, **config},
         "train": {"batch_size": 2, "seed": 3, "log_every_batches": 1, "tick_batches": 4, "sheet_every_batches": 100},
     }
     path = folder / "tiny.yaml"
@@ -336,6 +342,66 @@ def test_resume_equals_an_uninterrupted_run_and_the_export_works(tmp_path):
     (second.checkpoint / "editor.safetensors").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="bytes instead of"):
         DPKAnonymity.from_checkpoint(second.checkpoint, manifest)
+
+
+# A backbone of timm
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_any_timm_model_trains_ships_and_anonymizes(tmp_path, name):
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(5)
+    weights = timm.create_model(name, img_size=32) if name == "test_vit" else timm.create_model(name)
+    torch.save(weights.state_dict(), tmp_path / "weights.pth")
+    settings = {"classifier_backbone": name, "classifier_weights": str(tmp_path / "weights.pth")}
+    module = DPKAnonymityTraining({**TINY, **settings})
+    loaded = module.model.classifier.backbone.state_dict()  # without the thousand classes
+    assert all(torch.equal(value, weights.state_dict()[key]) for key, value in loaded.items())
+    assert len(loaded) == len(weights.state_dict()) - 2
+    result = train(recipe_file(tmp_path, 2, 2, **settings), output=tmp_path / "run", accelerator="cpu")
+    manifest = json.loads((result.checkpoint / "manifest.json").read_text())
+    assert str(tmp_path) not in json.dumps(manifest["config"])
+    (tmp_path / "weights.pth").unlink()
+    method = DPKAnonymity.from_checkpoint(result.checkpoint, manifest)
+    options = {"randomness": "seeded", "reference": str(tmp_path / "set.safetensors"), "k": 3, "gamma": 0.9}
+    faces = torch.rand(2, 3, 32, 32) * 2 - 1
+    results = method.anonymize(faces, FaceContext(seed=1, options=options))
+    assert results.shape == faces.shape
+    assert results.isfinite().all()
+
+
+def test_a_timm_classifier_is_the_backbone_and_two_layers():
+    timm = pytest.importorskip("timm")
+    classifier = TimmClassifier("test_resnet", 32, 8, 3).eval()
+    faces = torch.rand(2, 3, 32, 32) * 2 - 1
+    config = classifier.backbone.pretrained_cfg
+    seen = (faces / 2 + 0.5 - torch.tensor(config["mean"])[:, None, None]) / torch.tensor(config["std"])[:, None, None]
+    whole = timm.create_model("test_resnet", num_classes=0).eval()
+    whole.load_state_dict(classifier.backbone.state_dict())
+    phi, logits = classifier(faces)
+    torch.testing.assert_close(phi, classifier.feature(whole(seen)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, classifier.logits(phi.relu()))
+
+
+def test_backbones_that_cannot_be_are_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("timm")
+    with pytest.raises(CheckpointError, match="has no model 'resnet5000'"):
+        DPKAnonymityTraining({**TINY, "classifier_backbone": "resnet5000"})
+    with pytest.raises(InputError, match="name it as classifier_backbone"):
+        DPKAnonymityTraining({**TINY, "classifier_weights": "x.pth"})
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="does not hold the weights of this timm model"):
+        DPKAnonymityTraining(
+            {**TINY, "classifier_backbone": "test_resnet", "classifier_weights": str(tmp_path / "x.pth")}
+        )
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(CheckpointError, match=r"needs timm .*pip install 'facezoo\[train\]'"):
+        DPKAnonymityTraining({**TINY, "classifier_backbone": "test_resnet"})
+
+
+def test_the_papers_recipe_has_the_papers_network():
+    config = load_recipe(RECIPES / "celeba128_paper.yaml").config
+    assert config["classifier_backbone"] == "resnet50"
 
 
 # The method's refusals and words

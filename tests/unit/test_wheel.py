@@ -63,6 +63,7 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, repository: Path, tmp_path
         "tests/conftest.py",
         "recipes/identity_rotation/faces128_cpu.yaml",
         "constraints/cpu.txt",
+        "constraints/dev.txt",
         "Makefile",
     } <= names
     assert not {name.partition("/")[0] for name in names} & {"packed", "runs", "shared", ".venv", "demo_out"}

@@ -43,7 +43,7 @@ class AttributedMethod(LearnedMethod):
 
     def __init__(self, networks: AttributedNetworks, options: Options | None = None) -> None:
         super().__init__(options)
-        self.networks = networks.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.networks = networks.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.config = networks.config
         self.crop_size = self.config.size
         self.identity_encoders = (self.config.recogniser,) if self.config.extractor == "recogniser" else ()

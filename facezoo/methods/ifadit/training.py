@@ -386,7 +386,7 @@ class IFaditTraining(PhasedModule):
     def _frozen(self, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         """A network that gradients go through; with ``recompute`` its inner maps are not kept."""
         if self.config.recompute and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(function, *inputs, use_reentrant=False))
+            return checkpoint(function, *inputs, use_reentrant=False)
         return function(*inputs)
 
     def _paint(self, identity: Tensor, attributes: Tensor) -> Tensor:

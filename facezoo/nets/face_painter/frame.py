@@ -208,9 +208,7 @@ class TextureFrame(nn.Module):
         third = (u[..., 0] * p[..., 1] - u[..., 1] * p[..., 0]) / whole
         return torch.stack([1 - second - third, second, third], -1)
 
-    def _fill(
-        self, points: Tensor, triangles: Tensor, depth: Tensor, size: int, drawn: Tensor | None = None
-    ) -> Tensor:
+    def _fill(self, points: Tensor, triangles: Tensor, depth: Tensor, size: int, drawn: Tensor | None = None) -> Tensor:
         """Which triangle each pixel's centre lies in: the nearest one of those drawn.
 
         Args:
