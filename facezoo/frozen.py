@@ -294,7 +294,7 @@ def load_features(name: str) -> FeatureNetwork:
     if name == "alexnet":
         lpips = load_lpips()
         if lpips is None:
-            raise CheckpointError(f"the weights of LPIPS are not found: {lpips_remedy()}")
+            raise CheckpointError(f"the features of AlexNet need {lpips_remedy()}")
         return FeatureNetwork(_AlexNetBody(lpips), lpips.channels, lpips.heads)
     try:
         import timm

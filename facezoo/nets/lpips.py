@@ -88,7 +88,6 @@ class LPIPS(nn.Module):
         # ImageNet's mean and deviation, for pictures in [-1, 1].
         self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
-        self.channels = tuple(layer[1] for layer in _LAYERS)
         self.requires_grad_(False).eval()
 
     def load_layers(self, layers: Mapping[str, Tensor]) -> None:
