@@ -57,10 +57,12 @@ class FacePainterConfig:
         """
         if self.size % 2 ** len(self.widths):
             raise ValueError(f"size {self.size} cannot be halved {len(self.widths)} times")
-        if self.identity_dim % 2 or self.traits % 2 or self.details % 2:
+        if self.identity_dim % 2 or self.traits % 2 or self.personal_details % 2:
             raise ValueError(
-                "identity_dim, shape_traits + texture_traits and details must be even: they turn in planes"
+                "identity_dim, shape_traits + texture_traits and personal_details must be even: they turn in planes"
             )
+        if not 0 <= self.personal_details <= self.details:
+            raise ValueError(f"personal_details must be from 0 to details={self.details}, not {self.personal_details}")
         if self.frame_size < 16:
             raise ValueError("frame_size must be at least 16 texels")
 
