@@ -28,6 +28,7 @@ TINY = FacePainterConfig(
     texture_traits=4,
     varying=2,
     details=6,
+    personal_details=4,
     widths=(16, 16),
     ridge=1e-5,
     trait_faces=100,

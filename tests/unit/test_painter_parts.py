@@ -161,7 +161,7 @@ def without_parabola(rows: Tensor) -> Tensor:
 
 
 def test_the_light_of_parabolas_is_exact():
-    model = TextureModel(VALID, 3, 2, 1, 2)
+    model = TextureModel(VALID, 3, 2, 1, 2, 1)
     line = torch.linspace(-1, 1, 8)
     y, x = torch.meshgrid(line, line, indexing="ij")
     terms = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
@@ -173,7 +173,7 @@ def test_the_light_of_parabolas_is_exact():
 def test_texels_of_the_face_alone():
     valid = VALID.clone()
     valid[..., :3, :] = False
-    model = TextureModel(valid, 3, 2, 1, 2)
+    model = TextureModel(valid, 3, 2, 1, 2, 1)
     textures = torch.randn(2, 3, 8, 8, generator=rng(1))
     texels = model.flatten(textures)
     assert texels.shape == (2, 3 * 40)
@@ -183,14 +183,15 @@ def test_texels_of_the_face_alone():
 def test_a_planted_linear_painter_is_found_again():
     """Features, light, one trait of people, one difference between pictures that is no trait, and a detail."""
     person = torch.arange(100).repeat_interleave(2)
-    patterns = torch.linalg.qr(without_parabola(torch.randn(6, 192, generator=rng(2))).T).Q.T
+    drawn = torch.randn(6, 3, 8, 8, generator=rng(2))
+    patterns = torch.linalg.qr(without_parabola((drawn + drawn.flip(3)).flatten(1)).T).Q.T
     slopes, trait, varying, detail = patterns[:3], patterns[3], patterns[4], patterns[5]
     features = torch.randn(200, 3, generator=rng(3))
     light = torch.randn(200, 18, generator=rng(4)) * 0.1
     own = torch.randn(100, generator=rng(5))[person] * 0.3
     changing = torch.randn(200, generator=rng(6)) * 0.6
     rest = torch.randn(200, generator=rng(7)) * 0.1
-    model = TextureModel(VALID, 3, 1, 1, 2)
+    model = TextureModel(VALID, 3, 1, 1, 2, 1)
     shade = light.view(200, 3, 6) @ TextureModel._light_basis(VALID).float().T
     texels = features @ slopes * 0.2 + shade.flatten(1) + own[:, None] * trait + changing[:, None] * varying
     texels += rest[:, None] * detail
@@ -214,11 +215,26 @@ def test_a_planted_linear_painter_is_found_again():
     assert (whole - clipped).abs().mean() < 0.2 * (poor - clipped).abs().mean()
 
 
+def test_what_differs_between_the_sides_of_a_face_is_light_and_no_trait():
+    person = torch.arange(100).repeat_interleave(2)
+    drawn = torch.randn(3, 3, 8, 8, generator=rng(8))
+    even = torch.linalg.qr(without_parabola((drawn + drawn.flip(3)).flatten(1)[:2]).T).Q.T
+    odd = functional.normalize(without_parabola((drawn - drawn.flip(3)).flatten(1)[2:]), dim=1)
+    own = torch.randn(100, 2, generator=rng(9))[person] * torch.tensor([0.3, 0.9])
+    changing = torch.randn(200, 1, generator=rng(10)) * 0.6
+    texels = torch.cat([own, changing], 1) @ torch.stack([even[0], odd[0], even[1]])
+    model = TextureModel(VALID, 3, 1, 1, 2, 1)
+    model.fit(torch.randn(200, 3, generator=rng(11)), texels, person, 200, ridge=1e-6)
+    assert (model.basis[0] @ even[0]).abs() > 0.95
+    assert (model.basis[0] @ odd[0]).abs() < 0.05
+    assert torch.equal(model.mirrored(drawn.flatten(1)), drawn.flip(3).flatten(1))
+
+
 def test_a_regression_without_noise_is_exact():
     features = torch.randn(60, 3, generator=rng(1))
     slopes = without_parabola(torch.randn(3, 192, generator=rng(2)))
     texels = features @ slopes
-    model = TextureModel(VALID, 3, 1, 1, 2)
+    model = TextureModel(VALID, 3, 1, 1, 2, 1)
     model.fit(features, texels, torch.arange(30).repeat_interleave(2), 60, ridge=1e-10)
     assert torch.allclose(model.guess(features, model.light(texels)), texels, atol=1e-3)
 
@@ -248,13 +264,20 @@ def test_a_turn_depends_on_what_was_drawn_alone():
         plane_rotation(torch.randn(7, 7), 90.0)
 
 
-@pytest.mark.parametrize("change", [{"identity_dim": 7}, {"texture_traits": 5}, {"details": 3}])
+@pytest.mark.parametrize("change", [{"identity_dim": 7}, {"texture_traits": 5}, {"personal_details": 3}])
 def test_odd_numbers_are_refused_before_anything_is_trained(change):
     with pytest.raises(ValueError, match="must be even"):
         dataclasses.replace(TINY, **change)
 
 
-@pytest.mark.parametrize(("change", "message"), [({"size": 97}, "cannot be halved"), ({"frame_size": 8}, "16 texels")])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"personal_details": 8}, "from 0 to details=6"),
+        ({"size": 97}, "cannot be halved"),
+        ({"frame_size": 8}, "16 texels"),
+    ],
+)
 def test_sizes_that_do_not_fit_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **change)
@@ -307,7 +330,10 @@ def test_a_stranger_turned_back_is_the_person():
     assert torch.allclose(cosines, torch.full((5,), math.cos(math.radians(95.0))), atol=1e-4)
     back = painter.stranger(stranger, turns(1).inverse())
     for name in ("identity", "own", "details"):
-        assert torch.allclose(getattr(back, name), getattr(person, name), atol=1e-5), name
+        wanted = getattr(person, name)
+        if name == "details":  # what is not personal is nobody's but the original's
+            wanted = torch.cat([wanted[:, :4], torch.zeros(5, 2)], 1)
+        assert torch.allclose(getattr(back, name), wanted, atol=1e-5), name
     other = painter.stranger(person, turns(2))
     assert functional.cosine_similarity(other.identity, stranger.identity).abs().max() < 0.99
 

@@ -24,7 +24,7 @@ from facezoo.core.configuration import build_strict
 from facezoo.core.phases import Phase, PhasedModule, Side
 from facezoo.data.embeddings import ensure_embeddings
 from facezoo.data.meshes import MESH_FIELD, ensure_meshes
-from facezoo.errors import CheckpointError
+from facezoo.errors import CheckpointError, InputError
 from facezoo.frozen import FeatureNetwork, load_features
 from facezoo.methods.face_painter import losses
 from facezoo.methods.face_painter.config import FacePainterTrainingConfig
@@ -87,7 +87,11 @@ class FacePainterTraining(PhasedModule):
             ensure_embeddings(path, self.config.recogniser, self.recogniser(self.config.recogniser), device)
 
     def setup_data(self, data: PackedBatches) -> None:
-        """Takes the identity vectors and fits what has a closed form."""
+        """Takes the identity vectors and fits what has a closed form.
+
+        Raises:
+            InputError: too few pictures, or too few people with several, for as many directions as are wanted.
+        """
         self._identities = functional.normalize(torch.from_numpy(data.all(self.embedding_field)), dim=-1)
         person, start = [], 0
         for faces in data.sets:
@@ -96,6 +100,7 @@ class FacePainterTraining(PhasedModule):
             start += int(identity.max()) + 1
         everyone = torch.cat(person)
         chosen = several_first(everyone, self.config.fit_faces)
+        self._check_enough(everyone[chosen])
 
         def batches() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             for part in tqdm(torch.split(chosen, _FIT_BATCH), desc="linear painter", unit="batch", dynamic_ncols=True):
@@ -103,6 +108,28 @@ class FacePainterTraining(PhasedModule):
 
         meshes = torch.from_numpy(data.all(MESH_FIELD))[chosen]
         self.model.fit(batches(), meshes, everyone[chosen], self._identities[chosen])
+
+    def _check_enough(self, person: Tensor) -> None:
+        """Refuses sets in which there are fewer pictures than directions to be found.
+
+        Raises:
+            InputError: see there.
+        """
+        c = self.config
+        traced = person[several_first(person, c.trait_faces)]
+        _, count = torch.unique(traced, return_counts=True)
+        several, wanted = int(count[count > 1].sum()), max(c.expressions, c.varying)
+        if several < wanted:
+            raise InputError(
+                f"the set has {several} pictures of people with several pictures; expression needs {wanted}: add "
+                "people with two or more, or lower config.expressions and config.varying"
+            )
+        most = max(c.shape_traits, c.texture_traits, c.details)
+        if len(traced) < most:
+            raise InputError(
+                f"the set has {len(traced)} pictures, fewer than {most} directions: add pictures, or lower "
+                "config.shape_traits, config.texture_traits and config.details"
+            )
 
     @property
     def features(self) -> FeatureNetwork:

@@ -61,8 +61,8 @@ class FacePainterConfig:
             raise ValueError(
                 "identity_dim, shape_traits + texture_traits and personal_details must be even: they turn in planes"
             )
-        if self.personal_details > self.details:
-            raise ValueError(f"{self.personal_details} personal_details are more than the {self.details} details")
+        if not 0 <= self.personal_details <= self.details:
+            raise ValueError(f"personal_details must be from 0 to details={self.details}, not {self.personal_details}")
         if self.frame_size < 16:
             raise ValueError("frame_size must be at least 16 texels")
 
