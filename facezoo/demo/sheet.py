@@ -28,14 +28,24 @@ _MIXED: Final = (160, 104, 10)
 
 _LARGE: Final = 202
 _LARGE_GAP: Final = 14
+_LARGE_TOP: Final = 118
 _STRIPS: Final = 12
 _COLUMNS: Final = 6
 _STRIP_GAP: Final = 20
 _STRIP_WIDTH: Final = (WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _STRIP_GAP) // _COLUMNS
 _SMALL_GAP: Final = 3
-_SMALL_TOP: Final = 752
+_SMALL_TOP: Final = 764
 
-_CLASSICS: Final = ("gaussian_blur", "pixelation", "ksame_pixel", "eye_bar", "black_box", "pixel_noise")
+_CLASSICS: Final = (
+    "gaussian_blur",
+    "pixelation",
+    "ksame_pixel",
+    "eye_bar",
+    "black_box",
+    "pixel_noise",
+    "low_resolution",
+    "dp_svd",
+)
 """Classics that get a strip, dearest first; the learned models come before them."""
 
 _CREDITS: Final = (
@@ -114,8 +124,8 @@ def draw_sheet(
         notes: what is not shown, and why.
     """
     sheet = Sheet()
-    right = sheet.text((_MARGIN, 66), "facezoo", 46, _INK)
-    sheet.text((right + 20, 66), "another face under a key, and the way back", 24, _SOFT)
+    right = sheet.text((_MARGIN, 56), "facezoo", 46, _INK)
+    sheet.text((right + 20, 56), "another face under a key, and the way back", 24, _SOFT)
     large = [rows[0], *(row for row in rows if row.section == flagship)]
     edge = _draw_large(sheet, large, points)
     _draw_story(sheet, edge + 36, flagship, any(row.recovery for row in large), notes)
@@ -125,22 +135,22 @@ def draw_sheet(
         x = _MARGIN + place % _COLUMNS * (_STRIP_WIDTH + _STRIP_GAP)
         y = _SMALL_TOP + 22 + place // _COLUMNS * (side + 32)
         _draw_strip(sheet, (x, y), row, points, side)
-    sheet.text((_MARGIN, HEIGHT - 12), _CREDITS, 13, _SOFT)
+    sheet.text((_MARGIN, HEIGHT - 9), _CREDITS, 13, _SOFT)
     return sheet
 
 
 def _draw_large(sheet: Sheet, rows: Sequence[DemoRow], points: npt.NDArray[Any]) -> int:
     """A line a person, a column a row; returns the right edge."""
-    room = _SMALL_TOP - 36 - 128
+    room = _SMALL_TOP - 12 - _LARGE_TOP
     side = min(_LARGE, (room - (len(points) - 1) * _LARGE_GAP) // len(points))
     for column, row in enumerate(rows):
         x = _MARGIN + column * (_LARGE + _LARGE_GAP)
         middle = x + _LARGE // 2
-        sheet.text((middle, 104), row.name[0].upper() + row.name[1:], 17, _INK, "ms")
+        sheet.text((middle, _LARGE_TOP - 26), row.name[0].upper() + row.name[1:], 17, _INK, "ms")
         if row.section != "original":
-            sheet.text((middle, 123), *_verdict(row, "{} of {} recognised"), "ms")
+            sheet.text((middle, _LARGE_TOP - 8), *_verdict(row, "{} of {} recognised"), "ms")
         for person, five in enumerate(points):
-            at = (middle - side // 2, 132 + person * (side + _LARGE_GAP))
+            at = (middle - side // 2, _LARGE_TOP + person * (side + _LARGE_GAP))
             sheet.face(at, row.picture, five, side, f"{row.name}, person {person + 1}")
     return _MARGIN + len(rows) * (_LARGE + _LARGE_GAP) - _LARGE_GAP
 
@@ -154,7 +164,7 @@ def _draw_story(sheet: Sheet, x: int, flagship: str, recovered: bool, notes: Seq
         "The picture was saved as PNG. From that file alone key A brings the faces back; a wrong key brings somebody "
         "else.",
     ]
-    y = 150
+    y = _LARGE_TOP + 20
     if flagship:
         y = sheet.paragraph((x, y), flagship, 22, _INK, width) + 2
     for words in story if recovered else ():

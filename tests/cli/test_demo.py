@@ -94,9 +94,7 @@ def test_nothing_on_the_sheet_overlaps_or_leaves_it(people, notes):
         assert 0 <= left < right <= WIDTH, part
         assert 0 <= top < bottom <= HEIGHT, part
     for a, b in itertools.combinations(sheet.parts, 2):
-        apart = (
-            a.box[2] <= b.box[0] or b.box[2] <= a.box[0] or a.box[3] <= b.box[1] + 1 or b.box[3] <= a.box[1] + 1
-        )
+        apart = a.box[2] <= b.box[0] or b.box[2] <= a.box[0] or a.box[3] <= b.box[1] + 1 or b.box[3] <= a.box[1] + 1
         assert apart, (a, b)
 
 
