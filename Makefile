@@ -1,5 +1,6 @@
 # facezoo: everything needs only Python 3.11-3.13, make and a package index.
 #   make demo      set up what is missing, run the demo (writes demo_out/)
+#   make picture   run the demo, make its sheet docs/demo.jpg, the README's first picture
 #   make test      set up what is missing, run the tests (without: slow, gpu, network)
 #   make test-all  the slow tests too
 #   make lint      ruff (rules and format) and mypy
@@ -25,7 +26,7 @@ INSTALLED_DEV := $(VENV)/.facezoo-installed-dev
 INPUTS := pyproject.toml $(wildcard constraints/*.txt)
 
 .DELETE_ON_ERROR:
-.PHONY: help install dev demo test test-all lint format wheel clean
+.PHONY: help install dev demo picture test test-all lint format wheel clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -58,6 +59,9 @@ dev: $(INSTALLED_DEV)
 
 demo: $(INSTALLED)
 	$(BIN)/facezoo demo --output $(DEMO_OUT) $(DEMO_ARGS)
+
+picture: demo
+	$(BIN)/python -c 'from PIL import Image; Image.open("$(DEMO_OUT)/facezoo-demo.png").save("docs/demo.jpg", quality=90)'
 
 test: $(INSTALLED_DEV)
 	$(BIN)/python -m pytest -m 'not slow and not gpu and not network' $(ARGS)

@@ -31,10 +31,8 @@ START, END = "<!-- models: written by scripts/readme_models.py -->", "<!-- /mode
 
 
 def percent(figure: Mapping[str, float] | None) -> str:
-    """A rate with its 95 % interval."""
-    if figure is None:
-        return "-"
-    return f"{100 * figure['value']:.1f} % ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
+    """A rate in percent; its 95 % interval stands in MODEL_CARDS."""
+    return "-" if figure is None else f"{100 * figure['value']:.1f}"
 
 
 def looks(results: Mapping[str, Any]) -> list[str]:
@@ -96,20 +94,21 @@ def table(all_results: Sequence[Mapping[str, Any]]) -> str:
     with_looks = any(results["anonymized"].get("looks") for results in all_results)
     head = [
         "model",
-        "taken for the original: dlib",
-        "foamliu",
-        "face still detected",
+        "TAR, dlib ↓",
+        "TAR, foamliu ↓",
+        "faces detected ↑",
         *(LOOKS_COLUMNS.values() if with_looks else []),
-        "right key, PNG",
-        "right key, JPEG 95",
-        "PSNR, SSIM",
-        "wrong key",
+        "recovered TAR, PNG ↑",
+        "recovered TAR, JPEG 95 ↑",
+        "PSNR, SSIM ↑",
+        "wrong key TAR ↓",
     ]
     ordered = sorted(all_results, key=lambda r: (not r["reversible"], r["name"]))
     lines = [
-        f"{first['n']} aligned faces of {first['people']} people that no training saw; thresholds at a false accept "
-        f"rate of {first['far'][0]:g}; 95 % intervals in brackets; judges that took no part in any training. "
-        "`right key` and `wrong key`: taken for the original by dlib after recovery from the saved file."
+        f"Percent of {first['n']} aligned faces of {first['people']} people that no training saw. TAR: true accept "
+        f"rate at a false accept rate (FAR) of {first['far'][0]:g}, that is how many faces a recogniser takes for the "
+        "original's; dlib and foamliu took no part in any training. Recovered: the same by dlib after recovery from "
+        "the saved file with the right key; wrong key: with another. 95 % intervals: MODEL_CARDS/."
         + (" Looks: docs/measuring.md; the original has 1, 100, 0, 1, 1, 1 and 1." if with_looks else ""),
         "",
         "| " + " | ".join(head) + " |",

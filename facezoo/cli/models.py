@@ -65,7 +65,7 @@ def add_demo(commands: Commands) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from facezoo.hub.models import list_models
+    from facezoo.hub.models import flagship_of, list_models
 
     models = list_models()
     if arguments.json:
@@ -78,7 +78,21 @@ def _list(arguments: argparse.Namespace) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for row in rows:
         print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False)) + "  " + row[5])
+    there = [model.name for model in models if model.reversible and model.uses_key and model.status != "no checkpoint"]
+    for line in _which(flagship_of(there)):
+        print(line)
     return 0
+
+
+def _which(flagship: str) -> list[str]:
+    """Which model for what."""
+    lines = ["", "WHICH ONE", "  publishing tomorrow, no way back   gaussian_blur: strong by default, needs no key"]
+    if flagship:
+        lines += [
+            f"  keep who is who in a data set      {flagship}: one stranger a person under one key",
+            f"  going back with the key            {flagship}: save as PNG, or add --seal to be certain",
+        ]
+    return lines
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from facezoo import registry
-from facezoo.hub.manifest import CHECKPOINTS, bundled_models
+from facezoo.hub.manifest import CHECKPOINTS, bundled_models, resolve_model
 
-__all__ = ["ModelInfo", "list_models", "model_info"]
+__all__ = ["FLAGSHIP", "ModelInfo", "flagship_of", "list_models", "model_info"]
+
+FLAGSHIP: Final = "identity_rotation.mesh128"
+"""The model that the demo shows large and ``facezoo list`` recommends; `flagship_of` chooses where it is not there."""
 
 
 @dataclass(frozen=True)
@@ -103,3 +108,28 @@ def model_info(name: str, root: Path = CHECKPOINTS) -> ModelInfo:
     if len(of_method) == 1:
         return of_method[0]
     raise registry.unknown_name("model", name, models)
+
+
+def flagship_of(sources: Sequence[str]) -> str:
+    """The model to show first: `FLAGSHIP`, else the keyed and reversible one that recovers best, else the first.
+
+    Args:
+        sources: what `resolve_model` understands.
+
+    Returns:
+        The model's name; "" when there is none.
+
+    Raises:
+        UnknownNameError: one of them does not exist.
+        CheckpointError: one of them is damaged.
+    """
+    models = [resolve_model(source) for source in sources]
+    reversible = {info.name for info in registry.list_methods() if info.reversible and info.uses_key}
+
+    def rank(place: int) -> tuple[bool, bool, float, int]:
+        model = models[place]
+        metrics: Mapping[str, Any] = (model.manifest or {}).get("metrics", {})
+        psnr = str(metrics.get("PSNR, png, dB", "0")).split()[0]
+        return model.name == FLAGSHIP, model.method in reversible, float(psnr), -place
+
+    return models[max(range(len(models)), key=rank)].name if models else ""

@@ -16,7 +16,7 @@ from facezoo.cli import build_parser
 ROOT = Path(__file__).parents[2]
 TEXTS = sorted(
     path
-    for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("facezoo/**/*.md"), *ROOT.glob("recipes/**/*"))
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("facezoo/**/*.md"), *ROOT.glob("recipes/**/*"))
     if path.suffix in (".md", ".yaml")
 )
 BLOCK = re.compile(r"^```([a-z]*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -27,12 +27,12 @@ def name(path: Path) -> str:
 
 
 def python_blocks() -> list[tuple[str, str]]:
-    """(place, code) of every Python block; ``notest`` behind the word marks those that need what a test has not."""
+    """(place, code) of every Python block, but those marked ``notest`` (needs what a test has not) or ``file=``."""
     found = []
     for path in TEXTS:
         text = path.read_text(encoding="utf-8")
         for block in BLOCK.finditer(text):
-            if block[1] == "python" and "notest" not in block[2]:
+            if block[1] == "python" and not block[2].strip().startswith(("notest", "file=")):
                 found.append((f"{name(path)}:{text[: block.start()].count(chr(10)) + 1}", block[3]))
     return found
 
