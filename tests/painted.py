@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from facezoo.data.meshes import MESH_CONFIDENCE_FIELD, MESH_FIELD
 from facezoo.data.packed import write_packed
+from facezoo.frozen import FeatureNetwork
 from facezoo.mesh import FaceMesh, MeshResult, topology
 from facezoo.nets.face_painter.config import FacePainterConfig
 from facezoo.nets.face_painter.frame import sample
@@ -143,14 +144,37 @@ class KnownMeshes(FaceMesh):
         return MeshResult(mesh[..., :2], mesh[..., 2], sure, torch.zeros(len(faces), 3))
 
 
-def packed(path: Path, meshes: bool = True) -> Path:
-    """The invented faces as a packed set."""
+class _Stages(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(9)
+        self.first, self.second = nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 6, 3, stride=2)
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        first = torch.tanh(self.first(pictures))
+        return [first, self.second(first)]
+
+
+def stub_features(lpips: bool = True) -> FeatureNetwork:
+    """Two convolutions, with heads that make a distance of them."""
+    heads = nn.ModuleList(nn.Conv2d(c, 1, 1, bias=False) for c in (4, 6))
+    for head in heads:
+        nn.init.constant_(head.weight, 0.1)
+    return FeatureNetwork(_Stages(), (4, 6), heads if lpips else None)
+
+
+def packed(path: Path, meshes: bool = True, size: int = TINY.size, dim: int = TINY.identity_dim) -> Path:
+    """The invented faces as a packed set; enlarged, and with longer identity vectors, where that is asked for."""
     known = invented()
-    pixels = ((known.faces + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    arrays = {"embedding_sface": known.identity.numpy()}
+    faces = functional.interpolate(known.faces, size=(size, size), mode="bilinear")
+    pixels = ((faces + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    longer = functional.pad(known.identity, (0, dim - TINY.identity_dim))
+    arrays = {"embedding_sface": longer.numpy()}
     if meshes:
-        arrays |= {MESH_FIELD: known.mesh.numpy(), MESH_CONFIDENCE_FIELD: np.ones(len(pixels), np.float32)}
+        scale, half = size / TINY.size, torch.tensor([0.5, 0.5, 0.0])
+        moved = (known.mesh + half) * scale - half
+        arrays |= {MESH_FIELD: moved.numpy(), MESH_CONFIDENCE_FIELD: np.ones(len(pixels), np.float32)}
     names = [f"person {i:02d}" for i in known.person.tolist()]
     files = [f"{i:03d}.png" for i in range(len(pixels))]
-    write_packed(path, iter(pixels), size=TINY.size, identities=names, files=files, arrays=arrays, source="invented")
+    write_packed(path, iter(pixels), size=size, identities=names, files=files, arrays=arrays, source="invented")
     return path

@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from facezoo.core.run import train
 from facezoo.data import meshes
 from facezoo.data.meshes import MESH_CONFIDENCE_FIELD, MESH_FIELD, ensure_meshes
 from facezoo.data.packed import PackedFaces, write_packed
 from facezoo.errors import CheckpointError, InputError
-from facezoo.frozen import FeatureNetwork
 from facezoo.generate import generate_people, load_generator
 from facezoo.hub.manifest import load_networks, read_manifest
 from facezoo.methods.face_painter import training
@@ -26,7 +24,7 @@ from facezoo.methods.face_painter.config import FacePainterTrainingConfig
 from facezoo.methods.face_painter.training import FacePainterTraining
 from facezoo.nets.face_painter.painter import Person
 from tests.labelled import FewConvolutions
-from tests.painted import TINY, KnownMeshes, invented, packed
+from tests.painted import TINY, KnownMeshes, invented, packed, stub_features
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -44,25 +42,6 @@ CONFIG = {
     "others": ["dlib"],
     "adversarial_warmup": 1,
 }
-
-
-class _Stages(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(9)
-        self.first, self.second = nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 6, 3, stride=2)
-
-    def forward(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        first = torch.tanh(self.first(pictures))
-        return [first, self.second(first)]
-
-
-def stub_features(lpips: bool = True) -> FeatureNetwork:
-    """Two convolutions, with heads that make a distance of them."""
-    heads = nn.ModuleList(nn.Conv2d(c, 1, 1, bias=False) for c in (4, 6))
-    for head in heads:
-        nn.init.constant_(head.weight, 0.1)
-    return FeatureNetwork(_Stages(), (4, 6), heads if lpips else None)
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +197,7 @@ def test_too_few_people_are_told_before_anything_is_fitted(tmp_path: Path):
 
 def test_lpips_without_its_weights_is_refused_at_once(tmp_path: Path, data: Path, monkeypatch):
     monkeypatch.setattr(training, "load_features", lambda name: stub_features(lpips=False))
-    with pytest.raises(CheckpointError, match="set config.lambda_lpips=0"):
+    with pytest.raises(CheckpointError, match=r"set config\.lambda_lpips=0"):
         train(recipe(tmp_path, data), output=tmp_path / "run", accelerator="cpu")
 
 

@@ -26,6 +26,7 @@ from facezoo.data.packed import PackedFaces
 from facezoo.errors import InputError
 from facezoo.generate import load_generator
 from facezoo.keys import Key
+from facezoo.methods.face_painter import training as face_painter_training
 from facezoo.methods.identity_rotation import training as identity_rotation_training
 from facezoo.methods.ifadit import training as ifadit_training
 from facezoo.nets.bisenet import BiSeNet
@@ -34,6 +35,8 @@ from facezoo.nets.lpips import LPIPS
 from facezoo.recognition.iresnet import DEPTHS, IResNet
 from facezoo.registry import method_info
 from tests.core.toy import make_set
+from tests.labelled import FewConvolutions as AnySize
+from tests.painted import packed, stub_features
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -49,6 +52,7 @@ of_rotation = pytest.mark.parametrize(
     ids=[name for name in NAMES if name.startswith("identity_rotation/")],
 )
 PAPER = REPOSITORY / "recipes" / "identity_rotation" / "celebahq256_paper.yaml"
+MESH256 = REPOSITORY / "recipes" / "face_painter" / "mesh256_gpu.yaml"
 STYLEGAN2_PAPER = REPOSITORY / "recipes" / "stylegan2" / "ffhq256_paper.yaml"
 IFADIT_PAPER = REPOSITORY / "recipes" / "ifadit" / "celebahq256_paper.yaml"
 PHASES = {
@@ -259,6 +263,52 @@ def test_paper_size_takes_a_step_of_each_phase(tmp_path: Path, arcface: Path):
     manifest = json.loads((result.checkpoint / "manifest.json").read_text())
     assert manifest["config"]["generator_widths"] == recipe.config["generator_widths"]
     assert dataclasses.asdict(recipe)["config"]["size"] == manifest["crop_size"] == 256
+
+
+def painter_inputs(folder: Path, size: int, monkeypatch) -> list[str]:
+    """Invented faces on made-up meshes, and stubs of the frozen networks; as overrides."""
+    monkeypatch.setattr(face_painter_training, "load_features", lambda name: stub_features())
+    monkeypatch.setattr(face_painter_training, "load_recogniser", lambda name: AnySize(128))
+    few = {"expressions": 4, "shape_traits": 4, "texture_traits": 4, "varying": 2, "details": 8, "personal_details": 4}
+    data = packed(folder / "set.safetensors", size=size, dim=128)
+    return [f"data={data}", *(f"config.{name}={value}" for name, value in few.items()), "config.refine_batches=2"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "recipes" / "face_painter").glob("*128*.yaml")), ids=lambda p: p.stem
+)
+def test_face_painter_trains_stops_goes_on_and_exports(path: Path, tmp_path: Path, monkeypatch):
+    """Sizes of frame and picture and every loss are the recipe's; directions, widths and batches are few."""
+    small = ["config.widths=[8, 8, 8, 8]", "config.pixel_width=4", "config.head_width=4", "config.frame_size=32"]
+    settings = ["train.batch_size=2", "train.loader_workers=0", "train.log_every_batches=1", "config.identity_every=1"]
+    overrides = [*painter_inputs(tmp_path, 128, monkeypatch), *small, *settings]
+    output = tmp_path / "run"
+    first = train(path, output=output, overrides=overrides, accelerator="cpu", max_minutes=0)
+    assert (first.batches_seen, first.finished) == (1, False)
+    second = train(path, output=output, overrides=overrides, accelerator="cpu")
+    assert (second.batches_seen, second.finished) == (2, True)
+    with (output / "log.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert np.isfinite([float(value) for row in rows for value in row.values() if value]).all()
+    assert {name.partition("/")[0] for name in rows[0] if "/" in name} == {"refine"}
+    people, _ = load_generator(str(second.checkpoint))
+    assert people.person(1, 0.7).shape == (3, 128, 128)
+
+
+@pytest.mark.slow
+def test_face_painter_at_256_takes_a_step(tmp_path: Path, monkeypatch):
+    """Frame, widths and every loss as in the recipe, two faces a batch."""
+    settings = ["train.batch_size=2", "train.loader_workers=0", "train.log_every_batches=1", "config.identity_every=1"]
+    overrides = [*painter_inputs(tmp_path, 256, monkeypatch), *settings, "config.refine_batches=1"]
+    result = train(MESH256, output=tmp_path / "run", overrides=overrides, accelerator="cpu")
+    assert result.finished
+    manifest = json.loads((result.checkpoint / "manifest.json").read_text())
+    assert manifest["crop_size"] == manifest["config"]["frame_size"] == 256
+    assert manifest["config"]["widths"] == load_recipe(MESH256).config["widths"]
+    with (tmp_path / "run" / "log.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert -1 <= float(row["refine/cos_wanted"]) <= 1
+    assert float(row["refine/l1"]) > 0
 
 
 @pytest.mark.slow

@@ -223,6 +223,8 @@ def test_what_differs_between_the_sides_of_a_face_is_light_and_no_trait():
     own = torch.randn(100, 2, generator=rng(9))[person] * torch.tensor([0.3, 0.9])
     changing = torch.randn(200, 1, generator=rng(10)) * 0.6
     texels = torch.cat([own, changing], 1) @ torch.stack([even[0], odd[0], even[1]])
+    shade = torch.randn(200, 3, 6, generator=rng(12)) * 0.1
+    texels = texels + (shade @ TextureModel._light_basis(VALID).float().T).flatten(1)
     model = TextureModel(VALID, 3, 1, 1, 2, 1)
     model.fit(torch.randn(200, 3, generator=rng(11)), texels, person, 200, ridge=1e-6)
     assert (model.basis[0] @ even[0]).abs() > 0.95
