@@ -97,7 +97,7 @@ def test_a_feature_network_is_frozen_and_in_evaluation_mode():
 def test_missing_weights_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("FACEZOO_WEIGHTS", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(CheckpointError, match="the weights of LPIPS are not found"):
+    with pytest.raises(CheckpointError, match="the features of AlexNet need"):
         load_features("alexnet")
     pytest.importorskip("timm")
     with pytest.raises(CheckpointError, match="timm has no model 'no_such_net'"):
