@@ -206,7 +206,7 @@ class Settings:
             key: with a key the digits depend on it too. Options may be part of the secret (attributes, say), and a bare
                 hash of few possibilities can be tried out.
         """
-        content = {
+        content: dict[str, object] = {
             "options": dict(self.options),
             "detector": self.detector,
             "boxes": bool(self.boxes) and hashlib.sha256(json.dumps(self.boxes, sort_keys=True).encode()).hexdigest(),
@@ -217,6 +217,10 @@ class Settings:
             "metadata": self.metadata,
             "quality": self.quality if self.file_format != "png" else 0,
         }
+        # Younger settings count where they are set, so that what was done before them keeps its digits.
+        search = {"threshold": self.threshold, "rotations": self.rotations, "min_face": self.min_face}
+        usual = {"threshold": None, "rotations": "auto", "min_face": 0.0}
+        content |= {name: value for name, value in search.items() if value != usual[name]}
         text = json.dumps(content, sort_keys=True).encode()
         return hashlib.sha256(text).hexdigest()[:16] if key is None else key.tag("batch/settings", text, 8).hex()
 
@@ -460,7 +464,7 @@ def find_finished(job: Job, settings: Settings, model: ResolvedModel, key: Key |
         return False
     if not target.exists():
         sidecar = job.record or sidecar_path(target)
-        if sidecar.exists() and settings.write_record:
+        if settings.write_record and sidecar.exists():
             with contextlib.suppress(RecordError):
                 # A run that was killed between the two files: the record can be made again from the input.
                 if not _differences(read_record(sidecar), job, settings, model, key):
@@ -518,7 +522,8 @@ def _other_settings(
     """The settings that would change this picture, each as the record has it."""
     made = run.get("settings")
     if isinstance(made, str):  # a record of facezoo 0.1 before the settings were kept one by one
-        return [] if made == settings.fingerprint(key) else ["with another setting"]
+        alike = (dataclasses.replace(settings, file_format=kind).fingerprint(key) for kind in (None, "png"))
+        return [] if made in alike else ["with another setting"]
     if not isinstance(made, Mapping):
         return ["without a run's settings"]
     second = _mapping(run.get("verify"))

@@ -381,9 +381,10 @@ def _run(
                     outcomes.append(Outcome(job, "finished", "finished by an earlier run"))
                 else:
                     waiting.append(job)
-            except FacezooError as error:
+            except (FacezooError, OSError) as raised:
+                error = raised if isinstance(raised, FacezooError) else _unusable(job, raised)
                 if not to_folder:
-                    raise
+                    raise error from raised
                 outcomes.append(Outcome(job, "failed", str(error), exit_code=error.exit_code))
         with _progress(len(waiting) + len(outcomes), len(outcomes), arguments.quiet or not to_folder) as advance:
 
@@ -435,6 +436,11 @@ def _run(
     )
     codes = {outcome.exit_code for outcome in failed}
     return codes.pop() if len(codes) == 1 else 1
+
+
+def _unusable(job: Job, error: OSError) -> OutputError:
+    """Of an output or record whose place cannot even be looked at: its name is too long, say."""
+    return OutputError(f"cannot write {job.target} and its record: {error.strerror}; rename the picture")
 
 
 @contextlib.contextmanager

@@ -109,7 +109,7 @@ _GPS = 0x8825
 _HEADER_LOCK = threading.Lock()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Picture:
     """A decoded, upright picture.
 
@@ -145,6 +145,10 @@ class Picture:
             raise InputError(f"a picture needs (H, W, 3) uint8 RGB pixels, got {pixels.dtype} of shape {pixels.shape}")
         if self.alpha is not None and (self.alpha.shape != pixels.shape[:2] or self.alpha.dtype != np.uint8):
             raise InputError(f"alpha must be (H, W) uint8 like the pixels, got {self.alpha.dtype} {self.alpha.shape}")
+
+    def __repr__(self) -> str:
+        """Size and format; no pixels."""
+        return f"<facezoo.Picture: {self.size[0]}x{self.size[1]}, {self.mode_note or self.format}>"
 
     @property
     def size(self) -> tuple[int, int]:

@@ -81,6 +81,18 @@ def test_a_folder_with_nothing_but_videos_says_so(cli, tmp_path):
     assert "is a video" in run.error_line()
 
 
+def test_a_name_too_long_for_its_record_fails_that_picture_alone(cli, phone, tmp_path):
+    name = "x" * 251 + ".jpg"
+    portrait().save(phone / name)
+    out = tmp_path / "out"
+    run = cli("anonymize", phone, "-o", out, *BLUR)
+    assert run.code == 7
+    assert "too long" in run.err
+    assert "1 of 3 pictures failed" in run.err
+    assert len([path for path in files_under(out) if not path.endswith(".json")]) == 2
+    assert cli("anonymize", phone, "-o", tmp_path / "second", *BLUR, "--no-record").code == 0
+
+
 def test_linked_folders_are_done_and_circles_end(cli, phone, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

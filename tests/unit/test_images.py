@@ -63,6 +63,10 @@ def test_signatures(head: bytes, name: str, kind: str | None) -> None:
     assert (found and found.name) == kind
 
 
+def test_a_picture_does_not_print_its_pixels() -> None:
+    assert repr(load_picture(np.zeros((24, 40, 3), np.uint8))) == "<facezoo.Picture: 40x24, array>"
+
+
 def test_texts_and_binaries() -> None:
     assert is_text("Grüße\n".encode())
     assert is_text(("ab" * 2047 + "ü").encode()[:4095])  # the last letter is cut in two
