@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,9 +35,16 @@ def test_the_wheel_holds_what_the_package_needs_and_nothing_else(wheel: Path, re
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packaged <= names
-    for folder in ("checkpoints", "recipes"):
-        outside = {path for path in (repository / folder).rglob("*") if path.is_file()}
-        assert {f"facezoo/{path.relative_to(repository).as_posix()}" for path in outside} <= names
+    outside = {path for path in (repository / "recipes").rglob("*") if path.is_file()}
+    assert {f"facezoo/{path.relative_to(repository).as_posix()}" for path in outside} <= names
+    with zipfile.ZipFile(wheel) as archive:
+        carried = json.loads(archive.read("facezoo/checkpoints/registry.json"))["models"]
+    # What the registry in the wheel names is there whole, and nothing else is: a package index takes 100 MiB.
+    assert set(carried) == {"face_painter.mesh128", "identity_dp.mesh128", "identity_rotation.mesh128"}
+    inside = {name for name in names if name.startswith("facezoo/checkpoints/")} - {"facezoo/checkpoints/registry.json"}
+    whole = {path for model in carried for path in (repository / "checkpoints" / model).rglob("*") if path.is_file()}
+    assert {f"facezoo/{path.relative_to(repository).as_posix()}" for path in whole} == inside
+    assert wheel.stat().st_size < 90 * 2**20
     strangers = {name for name in names if not name.startswith("facezoo/") and ".dist-info/" not in name}
     assert strangers == set()
     assert "facezoo/py.typed" in names
