@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+import facezoo
 from facezoo.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
@@ -100,3 +102,20 @@ def test_files_that_are_named_exist():
             if not (ROOT / match[0]).exists():
                 missing.append(f"{name(path)}: {match[0]}")
     assert missing == []
+
+
+def test_versions_agree():
+    """What CI tests, what the package says it runs on, and what is cited and logged as the version."""
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    told = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
+    assert ci["jobs"]["test"]["strategy"]["matrix"]["python"] == told
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == facezoo.__version__
+    assert re.search(rf"^## \[{re.escape(facezoo.__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_hooks_and_templates_are_whole():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert {"ruff", "ruff-format", "mypy"} <= {hook["id"] for hook in hooks}
+    for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
+        form = yaml.safe_load(path.read_text())
+        assert path.name == "config.yml" or {"name", "description", "body"} <= set(form), path
