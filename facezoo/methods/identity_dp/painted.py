@@ -20,6 +20,9 @@ from facezoo.nets.face_painter.painter import FacePainter, Person
 from facezoo.privacy.randomness import BitSource
 from facezoo.recognition import load_recogniser
 
+_TRUNCATION = 0.7
+"""Drawn traits are shrunk by this: rare combinations look least like anybody."""
+
 
 class PaintedIdentityDP(IdentityDP):
     """The method on a face painter's checkpoint; ``IdentityDP.from_checkpoint`` gives it.
@@ -74,8 +77,9 @@ class PaintedIdentityDP(IdentityDP):
         own, details = [], []
         for source in sources:
             rng = torch.Generator().manual_seed(source.bits(62))
-            own.append(torch.randn(c.traits, generator=rng).clamp(-c.trait_limit, c.trait_limit))
-            details.append(torch.randn(c.details, generator=rng).clamp(-c.trait_limit, c.trait_limit))
+            own.append(torch.randn(c.traits, generator=rng) * _TRUNCATION)
+            details.append(torch.randn(c.details, generator=rng) * _TRUNCATION)
+            details[-1][c.personal_details :] = 0
         person = Person(identity, torch.stack(own).to(crops), torch.stack(details).to(crops))
         painted = self.painter.paint(crops, state, person)
         return gray_as(crops, painted.result)
