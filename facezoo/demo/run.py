@@ -143,8 +143,8 @@ def learned_models(wanted: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     missing = [model.name for model in bundled if model.status == "no checkpoint"]
     if missing:
         notes.append(
-            f"not shown, because no trained checkpoint is bundled: {', '.join(missing)}; train one with `facezoo "
-            "train` and show it with `facezoo demo --model FOLDER`"
+            f"not shown, because no trained checkpoint is bundled: {', '.join(missing)}; take one from checkpoints/ of "
+            "a clone or train one, and show it with `facezoo demo --model FOLDER`"
         )
     there = [model for model in bundled if model.status != "no checkpoint"]
     needy = [model.name for model in there if "reference" in load_options_class(model.method).documented()]
