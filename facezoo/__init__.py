@@ -4,7 +4,7 @@
 
     import facezoo
 
-    anonymizer = facezoo.from_pretrained("identity_rotation.faces128")
+    anonymizer = facezoo.from_pretrained("identity_rotation.mesh128")
     key = facezoo.Key.from_passphrase("...")
     anonymizer.anonymize("group.jpg", key=key).save("group.anon.png")
     anonymizer.recover("group.anon.png", key=key).save("group.recovered.png")

@@ -324,7 +324,7 @@ def from_pretrained(
     """Anonymizer for a model's name: a local folder, a bundled checkpoint, a classic, or a Hugging Face repository.
 
     Args:
-        name: e.g. "identity_rotation.faces128", "gaussian_blur", "runs/mine/export", "org/name" or "org/name@v1".
+        name: e.g. "identity_rotation.mesh128", "gaussian_blur", "runs/mine/export", "org/name" or "org/name@v1".
         revision: of a Hugging Face repository; a commit says for good what is loaded.
         variant: other weights than the averaged ones, where the checkpoint has them: "last".
         token: for a private repository; None: that of ``HF_TOKEN`` or of ``hf auth login``.

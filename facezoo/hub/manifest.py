@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKPOINTS",
+    "RECOMMENDED",
     "MANIFEST_NAME",
     "REPOSITORY",
     "ResolvedModel",
@@ -81,6 +82,9 @@ def _checkpoint_root() -> Path:
         beside if beside.is_dir() and not inside.is_dir() and (_PACKAGE.parent / "pyproject.toml").is_file() else inside
     )
 
+
+RECOMMENDED: Final = frozenset({"identity_dp.mesh128", "identity_rotation.mesh128"})
+"""What a method's own name means where several checkpoints of it are bundled; at most one a method."""
 
 CHECKPOINTS: Final = _checkpoint_root()
 """The bundled checkpoints: ``facezoo/checkpoints`` in the wheel, ``checkpoints`` at the root of the repository."""
@@ -497,7 +501,7 @@ def resolve_model(
 
     1. a folder that holds ``manifest.json``;
     2. a bundled checkpoint by its full name (``identity_rotation.faces128``), or a method by its own name when
-       exactly one checkpoint of it is bundled;
+       exactly one checkpoint of it is bundled, or one of several is in ``RECOMMENDED``;
     3. a method without weights (``gaussian_blur``);
     4. a Hugging Face repository ``org/name`` or ``org/name@revision`` (downloaded once, then from the cache).
 
@@ -552,8 +556,9 @@ def _resolve(
     wanted = text
     if text not in bundled:
         of_method = [full for full, entry in bundled.items() if entry.get("method") == text]
-        if len(of_method) == 1:
-            wanted = of_method[0]
+        preferred = [full for full in of_method if full in RECOMMENDED] or of_method
+        if len(preferred) == 1:
+            wanted = preferred[0]
         elif len(of_method) > 1:
             raise UnknownNameError(f"{text} has several checkpoints; choose one of: {', '.join(sorted(of_method))}")
     if wanted in bundled:

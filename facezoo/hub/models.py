@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from facezoo import registry
-from facezoo.hub.manifest import CHECKPOINTS, bundled_models, resolve_model
+from facezoo.hub.manifest import CHECKPOINTS, RECOMMENDED, bundled_models, resolve_model
 
 __all__ = ["FLAGSHIP", "ModelInfo", "flagship_of", "list_models", "model_info"]
 
@@ -105,6 +105,7 @@ def model_info(name: str, root: Path = CHECKPOINTS) -> ModelInfo:
     if name in models:
         return models[name]
     of_method = [model for model in models.values() if model.method == name]
+    of_method = [model for model in of_method if model.name in RECOMMENDED] or of_method
     if len(of_method) == 1:
         return of_method[0]
     raise registry.unknown_name("model", name, models)

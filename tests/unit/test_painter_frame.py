@@ -18,7 +18,15 @@ from tests.painted import TINY, head, units
 
 @pytest.fixture(scope="module")
 def frame() -> TextureFrame:
-    small = {"expressions": 2, "shape_traits": 2, "texture_traits": 2, "varying": 1, "details": 2, "personal_details": 2, "widths": (16,)}
+    small = {
+        "expressions": 2,
+        "shape_traits": 2,
+        "texture_traits": 2,
+        "varying": 1,
+        "details": 2,
+        "personal_details": 2,
+        "widths": (16,),
+    }
     return FacePainter(FacePainterConfig(frame_size=96, **small)).frame
 
 
