@@ -14,8 +14,8 @@ def add_finetune(commands: Commands) -> None:
         commands,
         "finetune",
         "adapt a trained model to your own pictures, and measure it before and after",
-        "  facezoo finetune identity_rotation --data photos/ -o mine\n"
-        "  facezoo finetune identity_rotation --data photos/ -o mine --preset biases --max-minutes 20\n"
+        "  facezoo finetune identity_rotation.faces128 --data photos/ -o mine\n"
+        "  facezoo finetune identity_rotation.faces128 --data photos/ -o mine --preset biases --max-minutes 20\n"
         "  facezoo anonymize a.jpg -o b.png --model mine/checkpoint --key-file my.key",
         " Run the same command again to go on where it stopped. See docs/finetune.md.",
     )
