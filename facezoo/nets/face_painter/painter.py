@@ -332,8 +332,8 @@ class FacePainter(nn.Module):
     def stranger(self, person: Person, turns: Turns) -> Person:
         """Who stands in somebody's place: identity (whitened), traits and personal details, each turned in planes.
 
-        The same turns make the same stranger of a person everywhere, keep people apart, and are undone by their
-        transposes (``Turns.inverse``).
+        The same turns make the same stranger of a person everywhere and keep people apart. ``Turns.inverse`` undoes
+        them, the identity vector's up to what bringing it to length 1 changes.
         """
         c = self.config
         white = self.identity_distribution.whiten(person.identity) @ turns.identity
