@@ -13,7 +13,7 @@ give what that key says, which for a wrong key is somebody else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -115,13 +115,8 @@ class PaintedRotation(LearnedMethod):
         crops = self._on_device(faces)
         state = self.painter.observe(crops, self._mesh(crops), self._identity(crops), _TOLD_LIMIT)
         nonces = [self.lattice.layout.face_nonce(key, crop) for crop in crops]
-        if options.pseudonym == "picture":
-            strangers = [self._stranger(_row(state.person, i), key, options, nonce) for i, nonce in enumerate(nonces)]
-            person = Person(*(torch.cat(parts) for parts in zip(*map(_channels, strangers), strict=True)))
-        else:
-            person = self._stranger(state.person, key, options, b"")
-        result = self.painter.paint(crops, state, person).result
-        result = gray_as(crops, result)
+        person = self._strangers(state.person, key, options, nonces)
+        result = gray_as(crops, self.painter.paint(crops, state, person).result)
         if options.conceal:
             angles = self.lattice.angles(self.painter.describe(state)).cpu()
             phasors = self.lattice.layout.encrypt(angles, [key] * len(crops), nonces)
@@ -137,20 +132,26 @@ class PaintedRotation(LearnedMethod):
         if len(faces) == 0:
             return Recovered(faces.clone(), [])
         crops = self._on_device(faces)
-        result, fits = crops.clone(), [False] * len(crops)
-        if options.conceal:
-            phasors = self.lattice.read(crops).cpu()
-            for i, read in enumerate(phasors):
-                nonce, fits[i] = self.lattice.layout.read_header(read, key)
-                if fits[i]:
-                    decrypted = self.lattice.layout.decrypt(read, key, nonce)
-                    numbers = self.lattice.numbers(decrypted, self.lattice.coherence(read))
-                    result[i : i + 1] = self._recalled(crops[i : i + 1], numbers[None].to(crops), key, options, nonce)
+        result, told = crops.clone(), self._told(crops, key) if options.conceal else {}
+        if told:
+            rows, (numbers, nonces) = list(told), zip(*told.values(), strict=True)
+            result[rows] = self._recalled(crops[rows], torch.stack(numbers).to(crops), key, options, nonces)
+        fits = [i in told for i in range(len(crops))]
         rest = [i for i, fit in enumerate(fits) if not fit]
         if rest:
             result[rest] = self._closed_form(crops[rest], key, options)
         result = gray_as(crops, result)
         return Recovered(result.clamp(-1, 1).to(faces), list(fits) if options.conceal else [None] * len(fits))
+
+    def _told(self, crops: Tensor, key: Key) -> dict[int, tuple[Tensor, bytes]]:
+        """Numbers ``(N,)`` and nonce of those faces whose code fits the key, by their place in the batch."""
+        told, layout = {}, self.lattice.layout
+        for i, read in enumerate(self.lattice.read(crops).cpu()):
+            nonce, fits = layout.read_header(read, key)
+            if fits:
+                numbers = self.lattice.numbers(layout.decrypt(read, key, nonce), self.lattice.coherence(read))
+                told[i] = (numbers, nonce)
+        return told
 
     # ------------------------------------------------------------------ rotation
     def _turns(self, key: Key, options: IdentityRotationOptions, nonce: bytes) -> Turns:
@@ -163,18 +164,21 @@ class PaintedRotation(LearnedMethod):
         degrees = rotation_degrees(options.level) + self.config.extra_degrees
         return Turns.drawn(draw, self.config, degrees).to(self.device)
 
-    def _stranger(self, person: Person, key: Key, options: IdentityRotationOptions, nonce: bytes) -> Person:
-        """Who stands in somebody's place."""
+    def _strangers(self, person: Person, key: Key, options: IdentityRotationOptions, nonces: Sequence[bytes]) -> Person:
+        """Who stands in the place of each of a batch; with ``--pseudonym picture`` each nonce has turns of its own."""
         limit = self.painter.config.trait_limit
         cut = Person(person.identity, person.own.clamp(-limit, limit), person.details.clamp(-limit, limit))
-        return self.painter.stranger(cut, self._turns(key, options, nonce))
+        if options.pseudonym == "person":
+            return self.painter.stranger(cut, self._turns(key, options, b""))
+        rows = [self.painter.stranger(_row(cut, i), self._turns(key, options, nonce)) for i, nonce in enumerate(nonces)]
+        return Person(*(torch.cat(parts) for parts in zip(*map(_channels, rows), strict=True)))
 
     def _recalled(
-        self, crops: Tensor, numbers: Tensor, key: Key, options: IdentityRotationOptions, nonce: bytes
+        self, crops: Tensor, numbers: Tensor, key: Key, options: IdentityRotationOptions, nonces: Sequence[bytes]
     ) -> Tensor:
         """The original again, from the numbers of the code; eyes and mouth inside come from the saved picture."""
         original = self.painter.recall(numbers)
-        saved = self.painter.disguised(original, self._stranger(original.person, key, options, nonce))
+        saved = self.painter.disguised(original, self._strangers(original.person, key, options, nonces))
         return self.painter.paint(crops, saved, original.person).result
 
     def _closed_form(self, crops: Tensor, key: Key, options: IdentityRotationOptions) -> Tensor:
