@@ -99,7 +99,7 @@ def test_other_pictures_are_never_replaced_silently(cli, model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--model", "pixelation"], 2, "makes no people; generators: stylegan2"),
+        (["--model", "pixelation"], 2, "makes no people; generators: face_painter, stylegan2"),
         (["--model", "nobody"], 2, "unknown model"),
         (["--model", "{folder}/missing"], 2, "no checkpoint folder"),
         (["--model", "{model}", "--count", "0"], 2, "whole number above 0"),
