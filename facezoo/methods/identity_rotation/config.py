@@ -18,6 +18,7 @@ class PaintedRotationConfig(FacePainterConfig):
         step_inside: step of the code's lattice on the face, in levels of 255.
         step_outside: step elsewhere.
         extra_degrees: added to the level's angle: what stands around the face pulls a recogniser back to the original.
+        trait_degrees: angle by which traits and details are turned; beyond a right angle for the same reason.
         repeats: angles that tell each number of the code.
         detail_repeats: the same for the numbers of details, which matter least.
     """
@@ -25,7 +26,8 @@ class PaintedRotationConfig(FacePainterConfig):
     painter: Literal["face_painter"] = "face_painter"
     step_inside: float = 16.0
     step_outside: float = 12.0
-    extra_degrees: float = 10.0
+    extra_degrees: float = 20.0
+    trait_degrees: float = 105.0
     repeats: int = 8
     detail_repeats: int = 4
 

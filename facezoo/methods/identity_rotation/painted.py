@@ -162,7 +162,7 @@ class PaintedRotation(LearnedMethod):
             return torch.from_numpy(key.uniform(f"{_TURN}/{name}", (count, count), context=context))
 
         degrees = rotation_degrees(options.level) + self.config.extra_degrees
-        return Turns.drawn(draw, self.config, degrees).to(self.device)
+        return Turns.drawn(draw, self.config, degrees, self.config.trait_degrees).to(self.device)
 
     def _strangers(self, person: Person, key: Key, options: IdentityRotationOptions, nonces: Sequence[bytes]) -> Person:
         """Who stands in the place of each of a batch; with ``--pseudonym picture`` each nonce has turns of its own."""

@@ -128,19 +128,22 @@ class Turns:
     details: Tensor
 
     @classmethod
-    def drawn(cls, draw: Callable[[str, int], Tensor], config: FacePainterConfig, degrees: float) -> Turns:
-        """Turns by ``degrees`` of the identity vector, and by a right angle of the others.
+    def drawn(
+        cls, draw: Callable[[str, int], Tensor], config: FacePainterConfig, degrees: float, trait_degrees: float = 90.0
+    ) -> Turns:
+        """Turns in planes that are drawn.
 
         Args:
             draw: name and n -> ``(n, n)`` random numbers.
             config: of the painter.
             degrees: the angle of the identity vector.
+            trait_degrees: that of traits and details.
         """
         c = config
         return cls(
             plane_rotation(draw("identity", c.identity_dim), degrees),
-            plane_rotation(draw("traits", c.traits), 90.0),
-            plane_rotation(draw("details", c.personal_details), 90.0),
+            plane_rotation(draw("traits", c.traits), trait_degrees),
+            plane_rotation(draw("details", c.personal_details), trait_degrees),
         )
 
     def inverse(self) -> Turns:
