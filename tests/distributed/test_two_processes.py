@@ -36,7 +36,14 @@ PATIENCE = float(os.environ.get("FACEZOO_TEST_PATIENCE", "1"))
 METHODS = {
     "identity_rotation": (
         IdentityRotationTraining,
-        TINY | {"disentangle_batches": 3, "conceal_batches": 2, "adversarial_start": 0, "jpeg_share": 0.0},
+        TINY
+        | {
+            "disentangle_batches": 3,
+            "conceal_batches": 2,
+            "adversarial_start": 0,
+            "jpeg_share": 0.0,
+            "learning_rate": 0.0001,
+        },
     ),
     "ifadit": (
         IFaditTraining,

@@ -65,7 +65,7 @@ def test_card_and_figures_are_there(name: str, repository: Path):
     assert (repository / "MODEL_CARDS" / f"{name}.md").is_file()
 
 
-RECOVERED = {"mfm.faces64": 0.55}
+RECOVERED = {"mfm.faces64": 0.55, "identity_rotation.mesh128": 0.5}
 """dlib's distance after recovery that a checkpoint stays below; the others .45. MfM's one network is less exact."""
 
 
