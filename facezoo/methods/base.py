@@ -31,6 +31,7 @@ __all__ = [
     "PeopleGenerator",
     "Recovered",
     "check_faces",
+    "check_person",
 ]
 
 ClassicOptions = TypeVar("ClassicOptions", bound=Options)
@@ -58,6 +59,7 @@ The crop is aligned to the template, so its side is a fixed multiple of the face
 length relative to the face, and a face gets the same treatment at 60 and at 600 pixels.
 """
 
+_LARGEST_SEED = 2**63 - 1
 _RANGE_TOLERANCE = 1e-3
 """Rounding in resampling and in half precision may leave [-1, 1] by this much; more is a picture in another range."""
 
@@ -351,6 +353,18 @@ class LearnedMethod(Method):
     @abc.abstractmethod
     def to(self, device: torch.device | str) -> Self:
         """Move every network to a device. Returns the method itself."""
+
+
+def check_person(seed: int, truncation: float) -> None:
+    """Refuse what names no person of a `PeopleGenerator`.
+
+    Raises:
+        InputError: a seed that is no whole number from 0 to 2^63 - 1, or a truncation outside 0 to 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _LARGEST_SEED:
+        raise InputError(f"a seed is a whole number from 0 to {_LARGEST_SEED}, not {seed!r}")
+    if not 0 <= truncation <= 1:
+        raise InputError(f"truncation must be from 0 to 1, not {truncation}")
 
 
 class PeopleGenerator(abc.ABC):

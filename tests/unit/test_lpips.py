@@ -51,7 +51,7 @@ def test_distances_are_those_of_the_package(net: str) -> None:
         theirs = package.LPIPS(net=net, pnet_rand=True, verbose=False)
     theirs.net, theirs.scaling_layer = ours.backbone, package.ScalingLayer()
     heads = Path(package.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
-    theirs.load_state_dict(torch.load(heads, map_location="cpu"), strict=False, assign=True)
+    theirs.load_state_dict(torch.load(heads, map_location="cpu", weights_only=True), strict=False, assign=True)
     with torch.inference_mode():
         found, wanted = ours(pictures(0), pictures(1)), theirs(pictures(0), pictures(1))[:, 0, 0, 0]
     assert (wanted > 0).all()

@@ -8,13 +8,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from facezoo.errors import InputError
-from facezoo.methods.base import PeopleGenerator
+from facezoo.methods.base import PeopleGenerator, check_person
 from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.face_painter.config import FacePainterTrainingConfig
 from facezoo.nets.face_painter.painter import FacePainter, Person
-
-_LARGEST_SEED = 2**63 - 1
 
 
 class FacePainterPeople(PeopleGenerator):
@@ -51,10 +48,7 @@ class FacePainterPeople(PeopleGenerator):
     @torch.no_grad()
     def person(self, seed: int, truncation: float) -> Tensor:
         """See `PeopleGenerator.person`; everything is drawn from the seed, on the CPU."""
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _LARGEST_SEED:
-            raise InputError(f"a seed is a whole number from 0 to {_LARGEST_SEED}, not {seed!r}")
-        if not 0 <= truncation <= 1:
-            raise InputError(f"truncation must be from 0 to 1, not {truncation}")
+        check_person(seed, truncation)
         painter, c = self.painter, self.painter.config
         rng = torch.Generator().manual_seed(seed)
         sizes = (c.identity_dim, c.traits, c.details, painter.portrait.light_mean.numel())

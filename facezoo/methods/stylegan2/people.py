@@ -8,14 +8,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from facezoo.errors import InputError
-from facezoo.methods.base import PeopleGenerator
+from facezoo.methods.base import PeopleGenerator, check_person
 from facezoo.methods.checkpoints import checkpoint_config, fill_networks
 from facezoo.methods.stylegan2.config import StyleGAN2TrainingConfig
 from facezoo.nets.stylegan2 import Generator
 from facezoo.nets.stylegan2.generator import Noise
-
-_LARGEST_SEED = 2**63 - 1
 
 
 class StyleGAN2(PeopleGenerator):
@@ -55,10 +52,7 @@ class StyleGAN2(PeopleGenerator):
     @torch.no_grad()
     def person(self, seed: int, truncation: float) -> Tensor:
         """See `PeopleGenerator.person`; z comes from the seed, drawn on the CPU."""
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= _LARGEST_SEED:
-            raise InputError(f"a seed is a whole number from 0 to {_LARGEST_SEED}, not {seed!r}")
-        if not 0 <= truncation <= 1:
-            raise InputError(f"truncation must be from 0 to 1, not {truncation}")
+        check_person(seed, truncation)
         z = torch.randn(1, self.network.config.z_dim, generator=torch.Generator().manual_seed(seed))
         picture = self.network(z.to(self.device), truncation, noise=self.noise)[0]
         return picture.float().clamp(-1, 1).cpu()
