@@ -77,6 +77,8 @@ class TextureFrame(nn.Module):
     valid: Tensor
     band: Tensor
     corner_count: Tensor
+    ringed_layout: Tensor
+    orientation: Tensor
 
     def __init__(
         self, layout: Tensor, shape: Tensor, triangles: Tensor, mirror: Tensor, outline: Tensor, size: int
@@ -93,6 +95,8 @@ class TextureFrame(nn.Module):
                 torch.stack([outline[following], points + ring, points + following], 1),
             ]
         )
+        outer = self._ring_of(layout.float()[None], outline)[0]
+        ringed = torch.cat([layout.float(), outer])
         for name, value in (
             ("layout", layout.float()),
             ("area", area),
@@ -100,6 +104,8 @@ class TextureFrame(nn.Module):
             ("mirror", mirror),
             ("outline", outline),
             ("band", band),
+            ("ringed_layout", ringed),
+            ("orientation", torch.sign(_cross(ringed[None], torch.cat([triangles, band])))),
             ("corner_count", torch.bincount(triangles.flatten(), minlength=len(layout)).float()),
         ):
             self.register_buffer(name, value, persistent=False)
@@ -115,8 +121,7 @@ class TextureFrame(nn.Module):
 
         The unit is the median of the face, so that a face seen from the front has about 1 everywhere but at its rim.
         """
-        sign = torch.sign(_cross(self.layout[None], self.triangles))
-        shown = _cross(points, self.triangles) * sign / self.area
+        shown = _cross(points, self.triangles) * self.orientation[:, : len(self.triangles)] / self.area
         return shown / shown.median(dim=1, keepdim=True).values.abs().clamp_min(1e-12)
 
     def to_texture(self, pictures: Tensor, points: Tensor) -> Tensor:
@@ -159,17 +164,14 @@ class TextureFrame(nn.Module):
         depth = torch.cat([depth, depth[:, self.outline] + depth.std() * 4], 1)  # the band lies behind the face
         triangles = torch.cat([self.triangles, self.band])
         with torch.no_grad():
-            sign = torch.sign(_cross(self.layout[None], self.triangles))
-            band_sign = torch.sign(_cross(self._with_ring(self.layout[None]), self.band))
-            toward = _cross(everywhere, triangles) * torch.cat([sign, band_sign], 1) > 0
+            toward = _cross(everywhere, triangles) * self.orientation > 0
             filled = self._fill(everywhere, triangles, depth, size, toward)
         found = filled >= 0
         corners = triangles[filled.clamp_min(0)]
         weights = self._barycentric(everywhere, corners, size)
         index = corners.flatten(1)[..., None].expand(-1, -1, 2)
         source_places = (source.gather(1, index).view(batch, -1, 3, 2) * weights[..., None]).sum(2)
-        layout = torch.cat([self.layout, self._ring(self.layout[None])[0]])
-        texture_places = (layout[corners] * weights[..., None]).sum(2)
+        texture_places = (self.ringed_layout[corners] * weights[..., None]).sum(2)
         own = self._pixel_centres(size, points.device)
         source_places = torch.where(found[..., None], source_places, own)
         face = found & (filled < len(self.triangles))
@@ -181,12 +183,14 @@ class TextureFrame(nn.Module):
         )
 
     def _ring(self, points: Tensor) -> Tensor:
-        outline = points[:, self.outline]
+        return self._ring_of(points, self.outline)
+
+    @staticmethod
+    def _ring_of(points: Tensor, indices: Tensor) -> Tensor:
+        """The outer edge of the band, one point for each of the outline: ``(B, N, 2)`` -> ``(B, O, 2)``."""
+        outline = points[:, indices]
         centre = outline.mean(1, keepdim=True)
         return centre + (outline - centre) * _RING
-
-    def _with_ring(self, points: Tensor) -> Tensor:
-        return torch.cat([points, self._ring(points)], 1)
 
     # ------------------------------------------------------------------ filling triangles
     @staticmethod
